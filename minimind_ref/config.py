@@ -1,0 +1,206 @@
+"""Every number a network depends on: `ModelConfig`, the presets, the parameter counts.  Standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+CHOICES = {
+    "aux_loss_form": ("sequence", "batch", "slots"),
+    "norm_cast": ("before", "after"),
+    "initialisation": ("fan_in_uniform", "normal"),
+}
+ROPE_SCALING_TYPES = ("yarn", "yarn-minimind2", "yarn-minimind3")
+ROPE_SCALING_KEYS = ("type", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor")
+
+
+def _flag(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of the network, letters as in specs/notation.md.  The defaults are MiniMind2-small's.
+
+    A field that is None on construction is filled with the value that follows from the others.
+    Raises ValueError, naming both values, where the network cannot be built.
+    """
+
+    vocab_size: int = _flag(6400, "rows of the embedding (v)")
+    hidden_size: int = _flag(512, "width of the residual stream (d)")
+    num_hidden_layers: int = _flag(8, "blocks")
+    num_attention_heads: int = _flag(8, "query heads (n)")
+    num_key_value_heads: int | None = _flag(2, "key/value heads (k), a divisor of the query heads; none: as many")
+    head_dim: int | None = _flag(None, "width of a head (h); none: hidden_size / num_attention_heads")
+    intermediate_size: int | None = _flag(None, "FFN width (f); none: 8/3 of hidden_size, rounded up to 64")
+    max_position_embeddings: int = _flag(32768, "positions that the rotary table covers")
+    rope_theta: float = _flag(1e6, "base of the rotary frequencies")
+    rope_scaling: Mapping[str, Any] | None = _flag(
+        None, 'YaRN as a JSON object, e.g. \'{"type": "yarn", "factor": 4}\''
+    )
+    rms_norm_eps: float = _flag(1e-5, "epsilon inside RMSNorm's root")
+    norm_cast: str = _flag("before", "RMSNorm rounds to the input's dtype 'before' or 'after' the weight")
+    qk_norm: bool = _flag(False, "RMSNorm on every query and key head, before RoPE")
+    use_moe: bool = _flag(False, "mixture of experts in place of the FFN")
+    num_experts: int = _flag(4, "routed experts (e)")
+    num_shared_experts: int = _flag(1, "experts that every token visits")
+    num_experts_per_tok: int = _flag(2, "routed experts per token (c)")
+    moe_intermediate_size: int | None = _flag(None, "FFN width of one expert; none: intermediate_size")
+    norm_topk_prob: bool = _flag(True, "the chosen experts' weights are divided by their sum")
+    aux_loss_form: str = _flag("sequence", "load balance: 'sequence' or 'batch' (MiniMind2), 'slots' (MiniMind-3)")
+    aux_loss_coef: float = _flag(0.1, "weight of the load-balancing loss")
+    aux_loss_counts_padding: bool = _flag(False, "padding enters the load-balancing loss, as in MiniMind")
+    dropout: float = _flag(0.0, "probability of zeroing an attention weight or a residual entry in training")
+    tie_word_embeddings: bool = _flag(True, "the head is the embedding")
+    initialisation: str = _flag("fan_in_uniform", "'fan_in_uniform' (MiniMind2) or 'normal' with std 0.02 (MiniMind-3)")
+
+    def __post_init__(self) -> None:
+        derived = {name for name in DERIVED if getattr(self, name) is None}
+        object.__setattr__(self, "_derived", frozenset(derived))
+        for name in (f.name for f in fields(self) if f.type in ("int", "int | None")):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < _minimum(name)):
+                raise ValueError(f"{name}={value!r} must be an integer of at least {_minimum(name)}")
+        for name in sorted(derived, key=list(DERIVED).index):
+            object.__setattr__(self, name, DERIVED[name](self))
+        _validate(self)
+
+    def replace(self, **changes: Any) -> ModelConfig:
+        """The same network with some fields changed; what was derived is derived anew."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._derived}  # type: ignore[attr-defined]
+        return ModelConfig(**{**given, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, resolved, as JSON can hold it."""
+        return asdict(self)
+
+
+def _head_dim(config: ModelConfig) -> int:
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"num_attention_heads={config.num_attention_heads} must divide hidden_size={config.hidden_size} "
+            "where no head_dim is given"
+        )
+    return config.hidden_size // config.num_attention_heads
+
+
+DERIVED = {
+    "num_key_value_heads": lambda c: c.num_attention_heads,
+    "head_dim": _head_dim,
+    "intermediate_size": lambda c: 64 * math.ceil(int(8 * c.hidden_size / 3) / 64),
+    "moe_intermediate_size": lambda c: c.intermediate_size,
+}
+
+
+def _minimum(name: str) -> int:
+    return 0 if name == "num_shared_experts" else 1
+
+
+def _validate(config: ModelConfig) -> None:
+    c = config
+    assert c.num_key_value_heads and c.head_dim  # filled above
+    _require(
+        c.num_attention_heads % c.num_key_value_heads == 0,
+        c,
+        "num_key_value_heads",
+        "must divide",
+        "num_attention_heads",
+    )
+    if c.head_dim % 2:
+        raise ValueError(f"head_dim={c.head_dim} must be even: RoPE rotates pairs (hidden_size={c.hidden_size})")
+    _require(
+        c.num_experts_per_tok <= c.num_experts or not c.use_moe,
+        c,
+        "num_experts_per_tok",
+        "must not exceed",
+        "num_experts",
+    )
+    for name, options in CHOICES.items():
+        if getattr(c, name) not in options:
+            raise ValueError(f"{name}={getattr(c, name)!r} must be one of {', '.join(options)}")
+    for name, low, high in (("dropout", 0, 1), ("aux_loss_coef", 0, math.inf)):
+        if not low <= getattr(c, name) < high:
+            raise ValueError(f"{name}={getattr(c, name)} must be at least {low} and below {high}")
+    for name in ("rope_theta", "rms_norm_eps"):
+        if not 0 < getattr(c, name) < math.inf:
+            raise ValueError(f"{name}={getattr(c, name)} must be above 0 and finite")
+    if c.rope_scaling is not None:
+        validate_rope_scaling(c.rope_scaling)
+
+
+def _require(holds: bool, config: ModelConfig, left: str, relation: str, right: str) -> None:
+    if not holds:
+        raise ValueError(f"{left}={getattr(config, left)} {relation} {right}={getattr(config, right)}")
+
+
+def validate_rope_scaling(scaling: Mapping[str, Any]) -> None:
+    """Refuse a rotary scaling that has no meaning here: an unknown type or key, a factor below 1, crossed betas."""
+    if scaling.get("type") not in ROPE_SCALING_TYPES:
+        raise ValueError(f"rope_scaling type={scaling.get('type')!r} must be one of {', '.join(ROPE_SCALING_TYPES)}")
+    if unknown := sorted(set(scaling) - set(ROPE_SCALING_KEYS)):
+        raise ValueError(f"rope_scaling has the unknown key {unknown[0]!r}; known: {', '.join(ROPE_SCALING_KEYS)}")
+    if not scaling.get("factor", 1.0) >= 1:
+        raise ValueError(f"rope_scaling factor={scaling['factor']} must be at least 1")
+    fast, slow = scaling.get("beta_fast", 32), scaling.get("beta_slow", 1)
+    if not fast >= slow > 0:
+        raise ValueError(f"rope_scaling beta_fast={fast} must be at least beta_slow={slow}, and both above 0")
+
+
+class ParameterCount(NamedTuple):
+    """Parameters in the network, and those that one token's forward pass uses."""
+
+    total: int
+    active: int
+
+
+def count_parameters(config: ModelConfig) -> ParameterCount:
+    """Parameters from the configuration alone; a tied head counts once, and so does an embedding (all of it active)."""
+    c = config
+    d, q, kv = c.hidden_size, c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim  # type: ignore[operator]
+    layer = 2 * d * q + 2 * d * kv + 2 * d + (2 * c.head_dim if c.qk_norm else 0)  # type: ignore[operator]
+    ffn = 3 * d * (c.moe_intermediate_size if c.use_moe else c.intermediate_size)  # type: ignore[operator]
+    router = c.num_experts * d if c.use_moe else 0
+    present = c.num_experts + c.num_shared_experts if c.use_moe else 1
+    visited = c.num_experts_per_tok + c.num_shared_experts if c.use_moe else 1
+    outside = c.vocab_size * d * (1 if c.tie_word_embeddings else 2) + d
+    total, active = (outside + c.num_hidden_layers * (layer + router + ffn * count) for count in (present, visited))
+    return ParameterCount(total, active)
+
+
+def _minimind3(**changes: Any) -> ModelConfig:
+    """MiniMind-3's family: q/k norm, wider FFN, no shared expert, top-1, normal initialisation."""
+    width = changes["hidden_size"]
+    defaults: dict[str, Any] = dict(
+        num_key_value_heads=4,
+        intermediate_size=64 * math.ceil(math.pi * width / 64),
+        rms_norm_eps=1e-6,
+        norm_cast="after",
+        qk_norm=True,
+        num_shared_experts=0,
+        num_experts_per_tok=1,
+        aux_loss_form="slots",
+        aux_loss_coef=5e-4,
+        initialisation="normal",
+    )
+    return ModelConfig(**{**defaults, **changes})
+
+
+PRESETS: Mapping[str, ModelConfig] = MappingProxyType(
+    {
+        "tiny": ModelConfig(
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+        ),
+        "minimind2-small": ModelConfig(),
+        "minimind2": ModelConfig(hidden_size=768, num_hidden_layers=16),
+        "minimind2-moe": ModelConfig(hidden_size=640, use_moe=True),
+        "minimind-3": _minimind3(hidden_size=768),
+        "minimind-3-moe": _minimind3(hidden_size=768, use_moe=True),
+    }
+)

@@ -1,0 +1,1 @@
+"""Torch face of the training objectives: pure functions of logits and log-probabilities."""

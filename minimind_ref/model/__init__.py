@@ -1,0 +1,1 @@
+"""Torch face of the network: pure functions, and thin modules that own parameters."""

@@ -1,0 +1,1 @@
+"""NumPy face: every component in float64, forward and gradient, written for the eye."""

@@ -1,0 +1,1 @@
+"""Training runs: the command line, the one optimisation step, the stages, checkpoints."""
