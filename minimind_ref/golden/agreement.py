@@ -1,6 +1,6 @@
 """Where the faces must agree before a value is recorded: oracle, definition, torch, and the definition's slopes."""
 
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,9 @@ def moved(inputs: dict[str, Any], name: str, direction: np.ndarray, step: Decima
             return x
         return np.vectorize(lambda a, d: Decimal(a) + step * Decimal(d), otypes=[object])(x, direction)
 
-    return map_leaves(move, inputs)
+    with localcontext() as context:
+        context.prec = 100  # the sum must not be rounded: the step would be lost in it
+        return map_leaves(move, inputs)
 
 
 def inner(x: Any, y: Any) -> Fraction:

@@ -109,6 +109,8 @@ def _prepared(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
         with decimal.localcontext() as context:
             context.prec = DIGITS + GUARD
             context.Emin, context.Emax = decimal.MIN_EMIN, decimal.MAX_EMAX
+            for signal in (decimal.InvalidOperation, decimal.DivisionByZero, decimal.Overflow):
+                context.traps[signal] = False  # NaN and infinities come out as in IEEE arithmetic
             context.traps[decimal.FloatOperation] = True  # Number(0.1) and x < 0.1 are errors, as x * 0.1 is
             given = [numbers(a, kind) for a in arguments]
             return function(*given, **{key: numbers(value, kind) for key, value in options.items()})
@@ -118,10 +120,11 @@ def _prepared(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
 
 def source(name: str, folder: Path = SPECS) -> str:
     """Give the source of the one definition block of specs/NAME.md."""
-    blocks = BLOCK.findall((folder / f"{name}.md").read_text(encoding="utf-8"))
+    text = (folder / f"{name}.md").read_text(encoding="utf-8")
+    blocks = list(BLOCK.finditer(text))
     if len(blocks) != 1:
         raise ValueError(f"specs/{name}.md has {len(blocks)} definition blocks but must have 1")
-    return blocks[0]
+    return "\n" * text.count("\n", 0, blocks[0].start(1)) + blocks[0].group(1)  # a traceback names the file's line
 
 
 @cache

@@ -13,7 +13,7 @@ from minimind_ref.golden import safetensors
 from minimind_ref.golden.generator import draw, draw_integers
 
 WIDTH = 120
-LARGEST_IN_JSON = 4096  # entries; what is larger goes to golden/NAME.safetensors
+LARGEST_IN_JSON = 512  # entries; what is larger goes to golden/NAME.safetensors
 LARGEST_STORED_INPUT = 64  # entries; what is larger is given by its recipe alone
 DTYPES = {"float": np.float64, "int64": np.int64, "bool": np.bool_}
 SPELT = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
@@ -61,8 +61,8 @@ def build(node: Any) -> Any:
 
 
 def nodes(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Walk over the tensors of an inputs object with their names: "x", "experts.0", "moments.mean"."""
-    if isinstance(node, dict) and "shape" in node:
+    """Walk over the tensors of an inputs or results object with their names: "x", "experts.0", "moments.mean"."""
+    if isinstance(node, dict) and ("shape" in node or "json" in node):
         yield name, node
     elif isinstance(node, dict | list):
         for key, entry in node.items() if isinstance(node, dict) else enumerate(node):
@@ -77,7 +77,7 @@ def read_tensor(node: dict, file: Path) -> np.ndarray:
 
 
 def read_bound(stored: Any, shape: tuple, file: Path) -> np.ndarray:
-    """Read a stored bound, a row-major list or the name of a safetensors tensor; one of another size comes back flat."""
+    """Read a stored bound, a list or the name of a safetensors tensor; one of another size comes back flat."""
     if isinstance(stored, dict):
         return safetensors.read(file.with_suffix(".safetensors"))[stored["tensor"]]
     flat = np.array(stored, np.float64)

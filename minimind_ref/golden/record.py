@@ -130,9 +130,17 @@ def distance(old: np.ndarray, new: np.ndarray) -> str:
 
 
 def digest(case: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
-    """Hash what a case expects, wherever it is stored."""
-    expected = [case["expected"], case.get("rounded"), case.get("gradients", {}).get("expected")]
-    sha = hashlib.sha256(files.render(expected).encode())
-    for key in sorted(k for k in tensors if k.startswith(f"{case['id']}/") and "/bound/" not in k):
-        sha.update(tensors[key].tobytes())
+    """Hash what a case expects, bit for bit, wherever it is stored."""
+    asked = [
+        case["expected"],
+        case.get("rounded"),
+        *(case.get("gradients", {}).get(k) for k in ("expected", "rounded")),
+    ]
+    sha = hashlib.sha256()
+    for name, node in files.nodes(asked):
+        sha.update(f"{name}:{node.get('shape')}:{node.get('json')!r}".encode())
+        if "tensor" in node:
+            sha.update(tensors[node["tensor"]].tobytes())
+        elif "values" in node:
+            sha.update(files.read_numbers(node["values"], node["shape"], node["dtype"]).tobytes())
     return sha.hexdigest()[:16]

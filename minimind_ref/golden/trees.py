@@ -31,7 +31,7 @@ def map_leaves(f: Callable[[Any], Any], x: Any) -> Any:
 
 def is_floating(x: Any) -> bool:
     """Say whether a leaf is an array of floats, bound or not."""
-    return getattr(getattr(x, "dtype", None), "kind", "") == "f" or hasattr(x, "bound")
+    return getattr(getattr(x, "dtype", None), "kind", "") == "f"
 
 
 def typed(function: Callable[..., Any], inputs: dict[str, Any]) -> dict[str, Any]:
