@@ -33,14 +33,13 @@ function build({ shape, recipe, set = [], values }) {
 }
 const folder = process.argv[2], { cases } = JSON.parse(readFileSync(`${folder}/rms_norm.json`));
 function read(stored) { // a list of numbers, or the name of a float64 tensor in the safetensors file
-  if (!stored.tensor) return numbers(stored.values ?? stored);
+  if (!stored.tensor) return numbers(Array.isArray(stored) ? stored : stored.values);
   const file = readFileSync(`${folder}/rms_norm.safetensors`), start = 8 + Number(file.readBigUInt64LE(0));
-  const { shape, data_offsets: [begin] } = JSON.parse(file.subarray(8, start))[key];
+  const { shape, data_offsets: [begin] } = JSON.parse(file.subarray(8, start))[stored.tensor];
   return Array.from({ length: size(shape) }, (_, i) => file.readDoubleLE(start + begin + 8 * i));
 }
-const round = (x, digits, least) => { // to nearest, ties to even; digits of the significand, least exponent
-  const unit = 2 ** (Math.max(Math.floor(Math.log2(Math.abs(x) || 1)), least) - digits + 1);
-  const q = x / unit, r = Math.round(q);
+const round = (x, bits, low) => { // to nearest, ties to even; bits of the significand, least exponent
+  const unit = 2 ** (Math.max(Math.floor(Math.log2(Math.abs(x) || 1)), low) + 1 - bits), q = x / unit, r = Math.round(q);
   return unit * (r - q === 0.5 && r % 2 ? r - 1 : r);
 };
 const bfloat16 = (x) => round(x, 8, -126), float16 = (x) => round(x, 11, -14);
