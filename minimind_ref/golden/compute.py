@@ -90,6 +90,8 @@ def bounds(results: Named, expected: Named, profile: str) -> Named:
 
     found = {}
     for n, y in results.items():
+        if isinstance(y, float):
+            raise GoldenError(f"{n} is a plain float without a bound: give the input that it depends on a shape")
         if hasattr(y, "dtype"):
             each = np.where(np.isfinite(expected[n]), bound(y), 0.0)
             if not np.isfinite(each).all():

@@ -52,7 +52,7 @@ def run_oracle(
     given = list(with_bounds(cotangents, profile).values())
     vjp = oracle(component, f"{case['op']}_vjp")
     found = vjp(**bounded, **parameters, cotangent=given[0] if len(given) == 1 else tuple(given))
-    return outputs, {n: g for n, g in named(gradient_names(case), found).items() if g is not None}
+    return outputs, named(gradient_names(case), tuple(g for _, g in leaves(found) if g is not None))
 
 
 def gradient_names(case: dict[str, Any]) -> list[str]:

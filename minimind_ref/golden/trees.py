@@ -10,8 +10,8 @@ class GoldenError(ValueError):
 
 
 def leaves(x: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Walk over what a function takes or returns, through tuples, named tuples and dicts; a list is a leaf."""
-    if isinstance(x, tuple | dict):
+    """Walk over what a function takes or returns, through tuples, named tuples, dicts and lists of arrays."""
+    if isinstance(x, tuple | dict) or (isinstance(x, list) and any(hasattr(entry, "dtype") for entry in x)):
         keys = x if isinstance(x, dict) else getattr(x, "_fields", range(len(x)))
         for key, entry in zip(keys, x.values() if isinstance(x, dict) else x, strict=True):
             yield from leaves(entry, f"{name}.{key}" if name else str(key))
