@@ -57,6 +57,9 @@ class Folder:
         document = read_json(path)
         for error in schema_errors(document, complete=complete):
             raise BadFileError(f"golden/{name}.json: {error}")
+        beside = path.with_suffix(".safetensors")
+        if '"tensor": ' in path.read_text(encoding="utf-8") and not beside.exists():
+            raise BadFileError(f"golden/{beside.name} is missing")
         for problem in self.problems(name, document):
             raise BadFileError(f"golden/{name}.json: {problem}")
         return document

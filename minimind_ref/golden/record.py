@@ -24,6 +24,7 @@ class Recorder:
 
     def case(self, case: dict[str, Any], outputs: Computed, gradients: Computed) -> dict[str, Any]:
         """Give the case with its computed parts, in the format's order of keys."""
+        before = len(self.changes)
         authored = {key: x for key, x in case.items() if key not in (*COMPUTED, "gradients")}
         authored["inputs"] = with_values(case["inputs"])
         merged = authored | self.part(case["id"], case, outputs)
@@ -32,6 +33,8 @@ class Recorder:
             asked["cotangent"] = with_values(asked["cotangent"])
             found = self.part(f"{case['id']}/gradients", case["gradients"], gradients)
             merged["gradients"] = asked | {key: x for key, x in found.items() if key != "computed_by"}
+        if "expected" not in case:
+            self.changes[before:] = [f"{case['id']} is new"]
         return merged
 
     def part(self, where: str, stored: dict[str, Any], computed: Computed) -> dict[str, Any]:
