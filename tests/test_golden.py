@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from arrays import draw
+from arrays import STRUCTURES, draw
 from safetensors.numpy import load_file
 
 import minimind_ref.model.rms_norm as torch_face
@@ -20,7 +20,8 @@ import minimind_ref.oracle.rms_norm as oracle
 from minimind_ref.golden import files, safetensors
 from minimind_ref.golden.__main__ import main
 from minimind_ref.golden.folder import Folder
-from minimind_ref.oracle.bounded import decide_top, store
+from minimind_ref.golden.generator import words
+from minimind_ref.oracle.bounded import PROFILES, decide_top, store
 
 ROOT = Path(__file__).parents[1]
 READER = ROOT / "tests" / "readers" / "rms_norm.mjs"
@@ -169,7 +170,7 @@ def shape(case):
     ("edit", "message"),
     [
         (expected, "float64/y moves by"),
-        (bound, "bound/bfloat16/y moves by"),
+        (bound, "bound/bfloat16/y is 0.952 to 1 times what it was"),
         (gradient, "gradients/float64/weight moves by"),
         (rounded, "bfloat16/y moves by"),
         (seed, "the recipe's 0.x is"),
@@ -380,6 +381,30 @@ def test_numbers_survive_the_file():
 def test_stored_bounds_are_rounded_up():
     assert files.round_up(1.00004e-9) == 1.001e-9 and files.round_up(0.0) == 0.0 and files.round_up(0.5) == 0.5
     assert all(x <= files.round_up(x) <= x * 1.001 for x in draw(3, (99,), structure="positive").tolist())
+
+
+# ---- the format's page ----
+
+
+def test_the_page_and_the_schema_know_every_structure_and_key():
+    page = (ROOT / "golden" / "README.md").read_text(encoding="utf-8")
+    schema = json.loads((ROOT / "golden" / "schema.json").read_text(encoding="utf-8"))["$defs"]
+    listed = schema["recipe"]["properties"]["structure"]["enum"]
+    assert set(listed) == {*STRUCTURES, "integers"}
+    table = page.split("| structure |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\|[^|]*\|", table, re.MULTILINE)) and all(f"`{name}`" in table for name in listed)
+    assert all(f"`{key}`" in page for key in schema["case"]["properties"])
+    assert all(f"| `{profile}` |" in page for profile in PROFILES) and schema["profile"]["enum"] == list(PROFILES)
+
+
+def test_the_pages_known_answers_are_right():
+    page = (ROOT / "golden" / "README.md").read_text(encoding="utf-8")
+    words_given = re.findall(r"`word\((\d+), (\d+)\)` = 0x([0-9A-F]{16})", page)
+    assert len(words_given) == 2
+    for seed, k, answer in words_given:
+        assert int(words(int(seed), int(k) + 1)[-1]) == int(answer, 16)
+    begins = re.search(r"`normal` of seed 101 begins ([^`]*?)\.\s", page)
+    assert begins and [float(x) for x in begins[1].split(",")] == draw(101, (3,)).tolist()
 
 
 # ---- another language ----

@@ -69,6 +69,18 @@ def nodes(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from nodes(entry, f"{name}.{key}" if name else str(key))
 
 
+def with_values(node: Any) -> Any:
+    """Store the numbers beside the recipe of every small input, so that a reader can check its generator."""
+    if isinstance(node, list):
+        return [with_values(entry) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    if "shape" not in node:
+        return {key: with_values(entry) for key, entry in node.items()}
+    small = "recipe" in node and int(np.prod(node["shape"])) <= LARGEST_STORED_INPUT
+    return node | {"values": spell(from_recipe(node))} if small else node
+
+
 def read_tensor(node: dict, file: Path) -> np.ndarray:
     """Read a stored tensor, from the JSON itself or from the safetensors file beside it."""
     if "tensor" in node:

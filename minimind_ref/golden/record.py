@@ -26,11 +26,11 @@ class Recorder:
         """Give the case with its computed parts, in the format's order of keys."""
         before = len(self.changes)
         authored = {key: x for key, x in case.items() if key not in (*COMPUTED, "gradients")}
-        authored["inputs"] = with_values(case["inputs"])
+        authored["inputs"] = files.with_values(case["inputs"])
         merged = authored | self.part(case["id"], case, outputs)
         if "gradients" in case:
             asked = {key: x for key, x in case["gradients"].items() if key in ("cotangent", "of")}
-            asked["cotangent"] = with_values(asked["cotangent"])
+            asked["cotangent"] = files.with_values(asked["cotangent"])
             found = self.part(f"{case['id']}/gradients", case["gradients"], gradients)
             merged["gradients"] = asked | {key: x for key, x in found.items() if key != "computed_by"}
         if "expected" not in case:
@@ -97,7 +97,7 @@ class Recorder:
             if before.shape == array.shape and (np.abs(before - array) <= BOUND_MAY_MOVE * array).all():
                 array = before
             else:
-                self.changes.append(f"{key} moves {distance(before, array)}")
+                self.changes.append(f"{key} {factor(before, array)}")
         else:
             self.changes.append(f"{key} is new")
         entries = self.entries(key, array)
@@ -111,18 +111,6 @@ class Recorder:
         return {"tensor": key}
 
 
-def with_values(node: Any) -> Any:
-    """Store the numbers beside the recipe of every small input, so that a reader can check its generator."""
-    if isinstance(node, list):
-        return [with_values(entry) for entry in node]
-    if not isinstance(node, dict):
-        return node
-    if "shape" not in node:
-        return {key: with_values(entry) for key, entry in node.items()}
-    small = "recipe" in node and int(np.prod(node["shape"])) <= files.LARGEST_STORED_INPUT
-    return node | {"values": files.spell(files.from_recipe(node))} if small else node
-
-
 def distance(old: np.ndarray, new: np.ndarray) -> str:
     """Say how far two arrays are apart, in units of the last place."""
     if old.shape != new.shape:
@@ -130,6 +118,15 @@ def distance(old: np.ndarray, new: np.ndarray) -> str:
     with np.errstate(invalid="ignore"):
         ulps = np.abs(new.astype(np.float64) - old) / np.spacing(np.abs(old.astype(np.float64)))
     return f"by {np.nanmax(ulps):.3g} ulp" if np.isfinite(ulps).any() else "between a number and a non-number"
+
+
+def factor(old: np.ndarray, new: np.ndarray) -> str:
+    """Say by what factors bounds change."""
+    if old.shape != new.shape:
+        return f"has {new.size} entries instead of {old.size}"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(old == new, 1.0, new / old)
+    return f"is {ratios.min():.3g} to {ratios.max():.3g} times what it was"
 
 
 def digest(case: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
