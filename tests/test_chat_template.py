@@ -1,6 +1,6 @@
 """The chat template: MiniMind's two renderings, who wrote what, and what is trained on.
 
-The comparison with MiniMind's own templates needs its checkouts: MINIMIND_PATH=DIR[:DIR…], each with model/tokenizer*.json
+The comparison with MiniMind's own templates needs its checkouts: MINIMIND_PATH=DIR[:DIR…], each with a folder model/
 (one of MiniMind2's time, one of MiniMind-3's). tests/chat_renderings.json holds our own renderings, recorded after that
 comparison had passed, so that a change shows without them.
 """
@@ -20,14 +20,10 @@ RECORDED = json.loads(Path(__file__).with_name("chat_renderings.json").read_text
 SHIPPED = Tokenizer.load()
 
 plain = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-spiced = st.lists(
-    st.sampled_from(
-        ["<think>", "</think>", "\n", "\n\n", " ", "<tool_response>", "</tool_response>", "<tool_call>", "</tool_call>"]
-        + ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_start|>assistant\n", "<tools>", "你好", "Hi.", '"', "é"]
-    )
-    | plain,
-    max_size=6,
-).map("".join)
+MARKERS = ["<think>", "</think>", "<tool_response>", "</tool_response>", "<tool_call>", "</tool_call>", "<tools>"]
+CONTROLS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_start|>assistant\n"]
+SPICE = st.sampled_from([*MARKERS, *CONTROLS, "\n", "\n\n", " ", "你好", "Hi.", '"', "é"])
+spiced = st.lists(SPICE | plain, max_size=6).map("".join)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-99, 99) | spiced,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(spiced, inner, max_size=2),
@@ -88,7 +84,7 @@ def test_ids_are_minimind_2_s_on_ordinary_text():
 
     _, path = _minimind("minimind2")
     messages = [
-        {"role": "user", "content": "天空为什么是蓝色的？\n\nBriefly, please."},
+        {"role": "user", "content": "天空为什么是蓝色的?\n\nBriefly, please."},
         {"role": "assistant", "content": "因为瑞利散射。\n  Short waves scatter more."},
         {"role": "user", "content": "\n  thanks "},
         {"role": "assistant", "content": "You're welcome!"},
