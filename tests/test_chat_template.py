@@ -91,3 +91,141 @@ def test_ids_are_minimind_2_s_on_ordinary_text():
     ]
     theirs = tokenizers.Tokenizer.from_file(str(path)).encode(render_text(messages)).ids
     assert encode_chat(Tokenizer.load(path), messages).ids == theirs
+
+
+# Who wrote what
+
+
+def skeleton(messages):
+    """The same conversation with every text that people wrote replaced by one letter."""
+    calls = {"tool_calls": [{"name": "x", "arguments": "x"}]}
+    return [
+        {"role": m["role"], "content": "x"} | {"reasoning_content": "x"} | (calls if m.get("tool_calls") else {})
+        for m in messages
+    ]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@given(conversations, tool_lists, st.booleans())
+def test_control_tokens_come_from_structure_alone(template, messages, tools, prompt):
+    for message in messages:
+        message["tool_calls"] = message.get("tool_calls", [])[:1]
+    options = {"template": template, "add_generation_prompt": prompt}
+    ids = encode_chat(SHIPPED, messages, tools=tools, **options).ids
+    bare = encode_chat(SHIPPED, skeleton(messages), tools=tools and [{"x": 1}], **options).ids
+    controls = set(SHIPPED.control_ids.values())
+    assert [i for i in ids if i in controls] == [i for i in bare if i in controls]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@given(conversations)
+def test_ids_spell_the_rendering(template, messages):
+    ids, supervised = encode_chat(SHIPPED, messages, template=template)
+    names = {index: name for name, index in SHIPPED.control_ids.items()}
+    spelt = [names[i].encode() if i in names else SHIPPED.token_bytes(i) for i in ids]
+    assert b"".join(spelt).decode() == render_text(messages, template=template)
+    assert len(ids) == len(supervised)
+
+
+# Supervision
+
+
+@given(conversations)
+def test_targets_are_each_answer_and_its_end_token(messages):
+    messages = [{"role": m["role"], "content": m["content"]} for m in messages]
+    ids, supervised = encode_chat(SHIPPED, messages)
+    answers = [m["content"] for m in messages if m["role"] == "assistant"]
+    expected = [i for answer in answers for i in [*SHIPPED.encode(answer), SHIPPED.end_id]]
+    assert [i for i, target in zip(ids, supervised, strict=True) if target] == expected
+
+
+@given(conversations, spiced)
+def test_minimind_3_trains_on_the_thought_only_where_there_is_one(messages, thought):
+    messages = [{"role": m["role"], "content": m["content"], "reasoning_content": thought} for m in messages]
+    shown = thought.strip("\n")
+    answers = [m["content"].lstrip("\n") for m in messages if m["role"] == "assistant"]
+    written = [(f"{shown}\n</think>\n\n" if shown else "") + answer + "<|im_end|>" for answer in answers]
+    assert supervised_text(render(messages, template="minimind3")) == "".join(written)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@given(conversations, tool_lists)
+def test_a_prompt_is_a_prefix_and_the_answer_is_the_rest(template, messages, tools):
+    """For every assistant turn: what precedes it with a generation prompt, then what is supervised, then a newline."""
+    options = {"template": template, "tools": tools}
+    for k, turn in enumerate(messages):
+        if turn["role"] != "assistant" or k == 0:
+            continue
+        ids, supervised = encode_chat(SHIPPED, messages[: k + 1], **options)
+        prompts = [
+            encode_chat(SHIPPED, messages[:k], add_generation_prompt=True, thinking=thinking, **options).ids
+            for thinking in ([None] if template == "minimind2" else [True, False])
+        ]
+        lengths = [len(prompt) for prompt in prompts if ids[: len(prompt)] == prompt]
+        newline = SHIPPED.encode("\n")
+        targets = len(ids) - max(lengths) - len(newline)
+        assert supervised[max(lengths) :] == [True] * targets + [False] * len(newline)
+        assert ids[-len(newline) :] == newline
+
+
+# Roles, and messages that are no messages
+
+
+def test_messages_without_a_role_alternate():
+    bare = [{"content": "a"}, {"content": "b", "role": None}, {"content": "c"}]
+    roles = [m | {"role": role} for m, role in zip(bare, ["user", "assistant", "user"], strict=True)]
+    assert render(bare) == render(roles)
+    system = {"role": "system", "content": "s"}
+    assert render([system, *bare]) == render([system, *roles])
+
+
+def test_minimind_s_files_may_hold_tools_and_calls_as_strings():
+    tools, calls = [{"name": "f"}], [{"name": "f", "arguments": {"x": 1}}]
+    as_text = [
+        {"role": "system", "content": "s", "tools": json.dumps(tools)},
+        {"role": "assistant", "content": None, "tool_calls": json.dumps(calls)},
+    ]
+    as_lists = [{"role": "system", "content": "s"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    assert render(as_text) == render(as_lists, tools=tools)
+
+
+U = {"role": "user", "content": "u"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "the conversation has no message"),
+        ("hello", "a conversation is a list of messages, not 'hello'"),
+        ([U, "hello"], "message 1 is 'hello', not an object with role and content"),
+        ([U, {"role": "bot", "content": "x"}], "message 1 has role 'bot', not one of system, user, assistant, tool"),
+        ([U, {"role": ["user"], "content": "x"}], "message 1 has role ['user'], not one of"),
+        ([U, {"role": "assistant"}], "message 1 (assistant) has no content"),
+        ([{"role": "user", "content": None}], "message 0 (user) has no content"),
+        ([U, {"content": 5}], "message 1 (assistant) has content 5, not a string"),
+        (
+            [U, {"content": "", "reasoning_content": 5}],
+            "message 1 (assistant) has reasoning_content 5, not a string",
+        ),
+        ([U, {"content": "", "tool_calls": "["}], "message 1 has tool_calls '[', which is not JSON"),
+        ([U, {"content": "", "tool_calls": 5}], "message 1 has tool_calls 5, not a list"),
+        (
+            [U, {"content": "", "tool_calls": [{"name": "f"}]}],
+            "message 1 has the tool call {'name': 'f'}, not an object",
+        ),
+        (
+            [U, {"content": "", "tool_calls": [5]}],
+            "message 1 has the tool call 5, not an object with name and arguments",
+        ),
+        ([U, {"content": "", "tool_calls": [{"name": "f", "arguments": {1, 2}}]}], "cannot be written as JSON"),
+    ],
+)
+def test_bad_messages_are_named(messages, message):
+    with pytest.raises(ValueError) as error:
+        render(messages)
+    assert message in str(error.value)
+
+
+def test_an_unknown_template_is_refused():
+    with pytest.raises(ValueError, match="template is 'chatml', not one of minimind2, minimind3"):
+        render([U], template="chatml")
