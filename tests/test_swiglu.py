@@ -20,11 +20,12 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @st.composite
-def cases(draw_, high=2):
-    """Axes that are distinct primes; the gate has a few units each way, where SiLU is neither 0 nor the identity."""
+def cases(draw_):
+    """Axes that are distinct primes, gates of a few units each way, nothing near float16's largest number."""
     b, s, d, f = draw_(st.sampled_from([(2, 3, 5, 7), (3, 2, 7, 5), (1, 5, 3, 11)]))
     shapes = {"x": (b, s, d), "w_gate": (f, d), "w_up": (f, d), "w_down": (d, f)}
-    return {name: draw_(strategies.arrays(shape, low=-2, high=high)) for name, shape in shapes.items()}
+    of = ("normal", "uniform", "sorted", "alternating")
+    return {name: draw_(strategies.arrays(shape, of=of, low=-2, high=1)) for name, shape in shapes.items()}
 
 
 def fixed(scale=1.0):
@@ -112,7 +113,6 @@ def test_swiglu_2_minimum_and_slope_at_zero():
         torch.nn.functional.gelu,
         lambda z: torch.nn.functional.gelu(z, approximate="tanh"),
         torch.relu,
-        torch.sigmoid,
     ],
 )
 def test_swiglu_2_other_activations_differ(other):
@@ -127,7 +127,7 @@ def test_swiglu_3_gate_and_up_are_not_interchangeable(profile):
     swapped = {"x": case["x"], "w_gate": case["w_up"], "w_up": case["w_gate"], "w_down": case["w_down"]}
     agree(oracle.swiglu, swiglu, swapped, profile=profile)
     right, wrong = swiglu(*tensors(case)), swiglu(*tensors(swapped))
-    assert ((right - wrong).abs() > 1e-2 * right.abs()).all()
+    assert (right - wrong).abs().max() > right.abs().max() / 4
 
 
 @given(case=cases(), seed=strategies.seeds)
@@ -142,8 +142,12 @@ def test_swiglu_3_linear_in_up_and_down_and_not_in_gate(case, seed):
     parts = oracle.swiglu(x, gate, up, down) + oracle.swiglu(x, gate, up, more_down)
     actual = swiglu(*tensors({**case, "w_down": case["w_down"] + more_down.value}))
     assert_law(actual, oracle.swiglu(x, gate, up, down + more_down), parts)
+
+
+def test_swiglu_3_not_linear_in_the_gate():
+    case = fixed()
     doubled = swiglu(*tensors({**case, "w_gate": 2 * case["w_gate"]}))
-    assert (doubled - 2 * swiglu(*tensors(case))).abs().max() > 1e-6 * doubled.abs().max()
+    assert (doubled - 2 * swiglu(*tensors(case))).abs().max() > doubled.abs().max() / 16
 
 
 @given(case=cases(), seed=strategies.seeds, profile=st.sampled_from(PROFILES))

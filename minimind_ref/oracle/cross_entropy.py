@@ -40,7 +40,7 @@ def cross_entropy(
     Without a supervised row the result is 0 (CROSS_ENTROPY-4).
     """
     require_option("reduction", reduction, REDUCTIONS)
-    logits, labels, supervised = _checked(logits, labels, labels != ignore_index)
+    logits, labels, supervised = _checked(logits, labels, np.asarray(labels != ignore_index))
     losses = _losses(logits, labels, supervised, sign=1)
     if reduction == "none":
         return losses
@@ -58,7 +58,7 @@ def cross_entropy_vjp(
 ) -> Float[Array, "*lead v"]:
     """Pull `cotangent`, of the result's shape, back to the logits (CROSS_ENTROPY-8)."""
     require_option("reduction", reduction, REDUCTIONS)
-    logits, labels, supervised = _checked(logits, labels, labels != ignore_index)
+    logits, labels, supervised = _checked(logits, labels, np.asarray(labels != ignore_index))
     cotangent = float64(cotangent)
     if reduction == "mean":
         cotangent = cotangent / max(np.count_nonzero(supervised), 1)
