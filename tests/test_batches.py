@@ -119,8 +119,8 @@ def test_orders_differ_between_epochs_and_seeds():
 
 
 def test_an_order_is_the_same_on_every_numpy():
-    """Recorded once: resuming a run elsewhere must not reshuffle its data."""
-    assert epoch_order(12, seed=42, epoch=1).tolist() == []
+    """Recorded with NumPy 1.26 and 2.x: resuming a run elsewhere must not reshuffle its data."""
+    assert epoch_order(12, seed=42, epoch=1).tolist() == [10, 1, 2, 8, 11, 5, 3, 9, 6, 0, 4, 7]
 
 
 # -- batches --

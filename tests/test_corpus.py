@@ -1,7 +1,7 @@
 """The built-in corpus: the same real text every time, nothing twice, nothing imported."""
 
-import hashlib
 import sysconfig
+from itertools import islice
 
 import pytest
 
@@ -12,6 +12,7 @@ MODULE = '''\
 """The module's summary.
 
     An indented line.
+And one that is not.
 """
 import os
 
@@ -40,11 +41,11 @@ async def later(x):
 last = 1
 '''
 PROSE = [
-    "The module's summary.\n\n    An indented line.",
+    "The module's summary.\n\n    An indented line.\nAnd one that is not.",
     "A box.",
-    "Wait \\d.",
     "Open the box.\n\nNothing falls out.",
     "Close the box.",
+    "Wait \\d.",
 ]
 PIECES = [
     """\
@@ -144,12 +145,8 @@ def test_an_installation_without_sources_is_told_so(library):
 
 def test_this_python_has_enough_text_and_the_same_every_time():
     """8 MB are more than 1.75 million tokens up to 4.5 bytes a token (the shipped tokenizer: about 3)."""
-    digests = []
-    for _ in range(2):
-        documents = list(corpus.documents())
-        assert len(set(documents)) == len(documents) > 9_000
-        encoded = [text.encode() for text in documents]
-        assert all(encoded)
-        assert sum(map(len, encoded)) > 8_000_000
-        digests.append(hashlib.sha256(b"\0".join(encoded)).hexdigest())
-    assert digests[0] == digests[1]
+    documents = list(corpus.documents())
+    assert len(set(documents)) == len(documents) > 9_000
+    assert all(documents)
+    assert sum(len(text.encode()) for text in documents) > 8_000_000
+    assert list(islice(corpus.documents(), 1000)) == documents[:1000]

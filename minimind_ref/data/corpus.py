@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import tokenize
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from minimind_ref.data.jsonl import DataError
@@ -26,6 +26,7 @@ EXCLUDED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "te
 EXCLUDED_PREFIXES = ("_sysconfigdata", "config-")
 """Written when this Python was built: paths of somebody's machine."""
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
 
 
 def documents(*, sources: bool = True) -> Iterator[str]:
@@ -82,22 +83,35 @@ def _texts(path: Path, sources: bool) -> Iterator[str]:
     if path.parent.name == "pydoc_data":
         yield from (node.value.strip() for node in ast.walk(tree) if _is_long_text(node))  # type: ignore[attr-defined]
         return
-    docstrings = [node for node in ast.walk(tree) if isinstance(node, _DOCUMENTED) and _docstring(node)]
-    yield from (inspect.cleandoc(_docstring(node)) for node in docstrings)
+    docstrings = {node: text for node in _definitions(tree) if (text := _docstring(node))}
+    yield from map(inspect.cleandoc, docstrings.values())
     if sources:
         yield from _pieces(source.splitlines(), tree, docstrings)
 
 
+def _definitions(node: ast.AST) -> Iterator[ast.AST]:
+    """What can have a docstring, in the order of the source; expressions, most of the tree, are not looked into."""
+    if isinstance(node, _DOCUMENTED):
+        yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, _STATEMENTS):
+            yield from _definitions(child)
+
+
 def _docstring(node: ast.AST) -> str:
     text = ast.get_docstring(node, clean=False) or ""  # type: ignore[arg-type]
-    return "" if any("\ud800" <= character <= "\udfff" for character in text) else text
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return ""
+    return text
 
 
 def _is_long_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) > 200
 
 
-def _pieces(lines: list[str], tree: ast.Module, documented: Sequence[ast.AST]) -> Iterator[str]:
+def _pieces(lines: list[str], tree: ast.Module, documented: Iterable[ast.AST]) -> Iterator[str]:
     """The source, a piece ending with each top-level class or function, without the lines of its docstrings."""
     kept: list[str | None] = list(lines)
     for node in documented:
