@@ -5,7 +5,6 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from minimind_ref.data import baselines
 from minimind_ref.data.rows import PackedRows
@@ -57,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             tokenizer = Tokenizer.load(folder)
             check_vocabulary(tokenizer, record["model"])
-            tokens = _tokens(options.data_path, tokenizer, cache, options.on_bad_line, record["settings"])
+            tokens = _tokens(options, tokenizer, cache, record["settings"]["held_out"])
         except ValueError as error:
             raise UserError(str(error)) from None
         loss, baseline_losses = _evaluate(model, tokens, tokenizer, placement, options)
@@ -65,12 +64,10 @@ def main(argv: Sequence[str]) -> None:
     print(f"          {baseline_losses}")
 
 
-def _tokens(
-    data_path: str | None, tokenizer: Tokenizer, cache: str, on_bad_line: str, settings: dict[str, Any]
-) -> TokenFile:
-    if data_path is None:
-        return split(tokenise_corpus(tokenizer, cache_dir=cache, progress=False), settings["held_out"])[1]
-    return tokenise_jsonl(data_path, tokenizer, cache_dir=cache, on_bad_line=on_bad_line)
+def _tokens(options: Namespace, tokenizer: Tokenizer, cache: str, fraction: float) -> TokenFile:
+    if options.data_path is None:
+        return split(tokenise_corpus(tokenizer, cache_dir=cache, progress=False), fraction)[1]
+    return tokenise_jsonl(options.data_path, tokenizer, cache_dir=cache, on_bad_line=options.on_bad_line)
 
 
 def _evaluate(

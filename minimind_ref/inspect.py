@@ -29,9 +29,7 @@ COMPONENTS = (  # the first pattern that a key matches names its component
 
 def main(argv: Sequence[str]) -> None:
     """Print the contents of every file that is named, or of a folder's checkpoints."""
-    parser = Parser(
-        prog="python -m minimind_ref.inspect", description="Show what a checkpoint, or a run folder, holds."
-    )
+    parser = Parser(prog="python -m minimind_ref.inspect", description="What a checkpoint or a run folder holds.")
     parser.add_argument("path", type=Path, help="a .pth or .pt file, or a run folder")
     path = parser.parse_args(argv).path
     if not path.exists():
