@@ -1,8 +1,7 @@
-# ruff: noqa: E501
 """Define the number formats and precision profiles for which error bounds are derived.
 
-A profile keeps the precision in which numbers are *stored* (inputs, results, the storage points that a spec names) apart
-from the one in which they are *accumulated*: bfloat16 and float16 models accumulate in float32.
+A profile keeps the precision in which numbers are *stored* (inputs, results, the storage points that a spec names)
+apart from the one in which they are *accumulated*: bfloat16 and float16 models accumulate in float32.
 """
 
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ class Format:
 
     @property
     def smallest_normal(self) -> float:
-        """Give the smallest normal number: where libraries flush to zero, they flush below it."""
+        """Give the smallest normal number: what libraries that flush to zero flush lies below it."""
         return 2.0**self.smallest_exponent
 
     @property
@@ -43,9 +42,9 @@ class Format:
         return (2.0 - 2.0 ** (1 - self.digits)) * 2.0**self.largest_exponent
 
     def round(self, x: np.ndarray | float) -> np.ndarray:
-        """Round float64 numbers to the nearest number of this format, ties to even; what is too large becomes inf."""
+        """Round float64 numbers to the nearest of this format, ties to even; beyond the largest they become inf."""
         x = np.asarray(x, np.float64)
-        if self.digits == 53:
+        if self.digits == FLOAT64.digits:
             return x
         with np.errstate(all="ignore"):
             exponent = np.maximum(np.frexp(x)[1] - 1, self.smallest_exponent) - (self.digits - 1)
@@ -69,7 +68,7 @@ class Profile:
 
     @property
     def unit(self) -> float:
-        """Give u for one operation: the implementation's rounding plus that of the oracle itself."""
+        """Give u for one operation: the implementation's rounding and the oracle's own."""
         return self.accumulation.unit + ORACLE_UNIT
 
 
@@ -96,5 +95,5 @@ def gamma(roundings: np.ndarray | float, unit: float) -> np.ndarray:
     Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, lemma 3.1.
     """
     ku = np.asarray(roundings, np.float64) * unit
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(ku < 1, ku / np.maximum(1 - ku, 0), np.inf)
