@@ -33,7 +33,7 @@ def adamw_update(
     eps: float,
     weight_decay: float,
 ) -> tuple[Float[Array, "..."], Moments]:
-    """Make one step, p ← p − lr·λ·p − α_t·m / (√v + ε·√(1 − β₂ᵗ)) with α_t = lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ) (ADAMW-1 to 4).
+    """Make one step, p ← (1 − lr·λ)·p − α_t·m/(√v + ε·√(1 − β₂ᵗ)) with α_t = lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ) (ADAMW-1 to 4).
 
     Source: Loshchilov and Hutter 2017, arXiv:1711.05101, alg. 2, line 12, with both corrections folded into the step
     size as Kingma and Ba 2014, arXiv:1412.6980, end of section 2, do; ε is scaled along, so that nothing changes.
@@ -45,7 +45,7 @@ def adamw_update(
     square = keep2 * moments.square + (1 - keep2) * grad * grad
     root = np.sqrt(1 - _power(keep2, step))
     step_size = rate * root / (1 - _power(keep1, step))
-    moved = param - rate * weight_decay * param - step_size * mean / (np.sqrt(square) + eps * root)
+    moved = (1 - rate * weight_decay) * param - step_size * mean / (np.sqrt(square) + eps * root)
     return store(moved), Moments(mean, square, step)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from minimind_ref.oracle.bounded import Array
+from minimind_ref.oracle.bounded import Array, constant
 from minimind_ref.oracle.checks import require_option, require_positive
 
 FORMS = ("cosine", "minimind2")
@@ -28,7 +28,7 @@ def cosine_schedule(
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)
     done = step - warmup_steps
-    quarter_turn = np.full_like(peak * 1.0, np.pi / 2)
+    quarter_turn = constant(np.pi / 2, like=peak)
     share = np.cos(quarter_turn * done / (total_steps - warmup_steps)) ** 2
     span = 1.0 if form == "minimind2" else 1.0 - floor_ratio
     return peak * (floor_ratio + span * share)
