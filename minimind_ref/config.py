@@ -35,9 +35,7 @@ class ModelConfig:
     hidden_size: int = flag(512, "width of the residual stream (d)")
     num_hidden_layers: int = flag(8, "blocks")
     num_attention_heads: int = flag(8, "query heads (n)")
-    num_key_value_heads: int = flag(
-        2, "key/value heads (k), a divisor of the query heads; none: as many", optional=True
-    )
+    num_key_value_heads: int = flag(2, "key/value heads (k), divides the query heads; none: as many", optional=True)
     head_dim: int = flag(None, "width of a head (h); none: hidden_size / num_attention_heads", optional=True)
     intermediate_size: int = flag(None, "FFN width (f); none: by ffn_rule", optional=True)
     ffn_rule: str = flag("8/3", "FFN width per hidden_size, rounded up to 64: '8/3' (MiniMind2) or 'pi' (MiniMind-3)")

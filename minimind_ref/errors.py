@@ -20,7 +20,7 @@ def run_command(command: Callable[[Sequence[str]], int | None], argv: Sequence[s
         code, text = 2, str(error)
     except RunError as error:
         code, text = 1, str(error)
-    except BrokenPipeError:
-        return 1
+    except KeyboardInterrupt:
+        code, text = 130, "interrupted"
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
     return code

@@ -70,7 +70,7 @@ def bound_inputs(*arrays: Any, profile: str | Profile) -> tuple:
     return tuple(rounded(x) for x in arrays)
 
 
-def constant(table: Any, *, like: Any, ulps: float = 1.0) -> Any:
+def constant(table: Any, *, like: Any, ulps: float | int = 1) -> Any:
     """Mark a table computed from options as wrong by up to `ulps` of the accumulation format, if `like` is Bounded."""
     if not isinstance(like, Bounded):
         return table

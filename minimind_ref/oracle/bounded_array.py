@@ -141,12 +141,12 @@ def value(x: Any) -> Any:
     return x.value if isinstance(x, Bounded) else x
 
 
-def bound(x: Any) -> np.ndarray:
+def bound(x: Any) -> Any:
     """Give the bounds of a Bounded; anything else is exact."""
     return x.bound if isinstance(x, Bounded) else np.zeros(np.shape(x))
 
 
-def undecided(x: Any) -> np.ndarray:
+def undecided(x: Any) -> Any:
     """Tell which elements have an infinite bound."""
     return np.isinf(bound(x))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minimind_ref.oracle import propagation as rules
-from minimind_ref.oracle.bounded_array import METHODS, Bounded, bound, value
+from minimind_ref.oracle.bounded_array import METHODS, Bounded, value
 from minimind_ref.oracle.precision import PROFILES, gamma
 
 # A blocked (online) softmax rescales its sums once a block; torch's CPU attention calls an exp of 20 ulp (exp_u20).
@@ -77,10 +77,11 @@ def _apply(rule: rules.Rule, x: Any) -> Any:
     with np.errstate(all="ignore"):
         if isinstance(x, Bounded):
             return Bounded(*rule(x.profile, (x.value, x.bound)), x.profile)
-        return rule(PROFILES["float64"], (np.asarray(x, np.float64), bound(x)))[0]
+        x = np.asarray(x)
+        return rule(PROFILES["float64"], (x if x.dtype.kind == "f" else x.astype(np.float64), np.zeros(x.shape)))[0]
 
 
-def _masked(x: Bounded) -> np.ndarray:
+def _masked(x: Bounded) -> Any:
     return np.isneginf(x.value) & (x.bound == 0)
 
 
@@ -93,7 +94,7 @@ def _weights(v: Any, axis: int) -> tuple:
     return top, parts / np.where(total == 0, 1.0, total), total
 
 
-def _numerators(x: Bounded, axis: int) -> np.ndarray:
+def _numerators(x: Bounded, axis: int) -> Any:
     """Bound the error of log e^(xⱼ − max), with its part in the error of the sum, over the honest forms.
 
     Each counts roundings: of the argument, |xⱼ − max| (and, blocked, of the running maxima, whose steps add up to at
@@ -109,7 +110,7 @@ def _numerators(x: Bounded, axis: int) -> np.ndarray:
     return np.where(masked, 0.0, x.bound + gamma(roundings, x.profile.unit))
 
 
-def _mean_exp(p: np.ndarray, d: np.ndarray, axis: int) -> tuple:
+def _mean_exp(p: Any, d: Any, axis: int) -> tuple:
     """Give log Σ pⱼ exp(dⱼ) and −log Σ pⱼ exp(−dⱼ), for weights that sum to 1."""
     up = np.log1p(np.sum(np.where(p == 0, 0.0, p * np.expm1(d)), axis=axis, keepdims=True))
     shrink = np.sum(np.where(p == 0, 0.0, p * -np.expm1(-d)), axis=axis, keepdims=True)

@@ -5,6 +5,7 @@ apart from the one in which they are *accumulated*: bfloat16 and float16 models 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Format:
         """Give the largest finite number."""
         return (2.0 - 2.0 ** (1 - self.digits)) * 2.0**self.largest_exponent
 
-    def round(self, x: np.ndarray | float) -> np.ndarray:
+    def round(self, x: Any) -> Any:
         """Round float64 numbers to the nearest of this format, ties to even; beyond the largest they become inf."""
         x = np.asarray(x, np.float64)
         if self.digits == FLOAT64.digits:
@@ -89,7 +90,7 @@ def as_profile(profile: "str | Profile") -> Profile:
     return PROFILES[profile]
 
 
-def gamma(roundings: np.ndarray | float, unit: float) -> np.ndarray:
+def gamma(roundings: Any, unit: float) -> Any:
     """Bound the relative error of k roundings, γ(k) = k·u / (1 − k·u), infinite from k·u = 1.
 
     Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, lemma 3.1.

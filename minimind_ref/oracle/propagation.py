@@ -20,7 +20,7 @@ import numpy as np
 
 from minimind_ref.oracle.precision import Format, Profile, gamma
 
-Pair = tuple[np.ndarray, np.ndarray]
+Pair = tuple[Any, Any]
 Rule = Callable[..., Pair]
 
 QUOTIENT, ROOT, ELEMENTARY, POWER = 2, 5, 4, 16
@@ -107,13 +107,13 @@ def minimum(p: Profile, a: Pair, b: Pair) -> Pair:
     return negative(p, maximum(p, negative(p, a), negative(p, b)))
 
 
-def reach(value: Any, low: Any, high: Any) -> np.ndarray:
+def reach(value: Any, low: Any, high: Any) -> Any:
     """Give the distance from `value` to the farther end of [low, high]; 0 between equal infinities."""
     up, down = high - value, value - low
     return OWN * np.maximum(np.where(np.isnan(up), 0.0, up), np.where(np.isnan(down), 0.0, down))
 
 
-def unary(f: Callable, spread: Callable, roundings: float, *, flush: bool = False) -> Rule:
+def unary(f: Callable, spread: Callable, roundings: int, *, flush: bool = False) -> Rule:
     """Build a function's rule: `spread(value, bound, f(value))` bounds how far it carries the operand's error.
 
     At an exact infinity every library gives the limit exactly.

@@ -31,7 +31,7 @@ def local_rank(given: int = -1) -> int:
 
 @contextmanager
 def process_group(insist: bool, device: torch.device) -> Iterator[Ranks]:
-    """Join the group that torchrun describes in the environment, nccl on CUDA and gloo elsewhere; leave it at the end."""
+    """Join the group that torchrun describes, over nccl on CUDA and gloo elsewhere; leave it at the end."""
     if "RANK" not in os.environ:
         if insist:
             raise UserError("--ddp needs torchrun: torchrun --nproc_per_node 2 -m minimind_ref.train …")
@@ -44,6 +44,16 @@ def process_group(insist: bool, device: torch.device) -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def main_first(ranks: Ranks) -> Iterator[None]:
+    """Let the first rank through before the others, which then find its work done."""
+    if ranks.world_size > 1 and not ranks.main:
+        dist.barrier()
+    yield
+    if ranks.world_size > 1 and ranks.main:
+        dist.barrier()
 
 
 def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
