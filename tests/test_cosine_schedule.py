@@ -152,11 +152,17 @@ def test_cosine_schedule_2_one_step_run_has_the_peak(face):
 
 
 @pytest.mark.parametrize("face", FACES)
+def test_cosine_schedule_1_run_of_warm_up_only(face):
+    run = rates({"total_steps": 4, "peak": 1.0, "warmup_steps": 4}, face)
+    assert_within(run[:5], np.array([0.2, 0.4, 0.6, 0.8, 0.1]), bound=np.full(5, 2.0**-53))
+
+
+@pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize(
     ("name", "value", "step"),
     [
-        ("step", -1, -1), ("total_steps", 0, 0), ("warmup_steps", -1, 0), ("warmup_steps", 7, 0),
-        ("warmup_steps", 9, 0), ("peak", -0.1, 0), ("peak", math.nan, 0), ("peak", math.inf, 0),
+        ("step", -1, -1), ("total_steps", 0, 0), ("warmup_steps", -1, 0), ("warmup_steps", 8, 0),
+        ("warmup_steps", 90, 0), ("peak", -0.1, 0), ("peak", math.nan, 0), ("peak", math.inf, 0),
         ("floor_ratio", -0.1, 0), ("floor_ratio", 1.5, 0), ("floor_ratio", math.nan, 0), ("form", "linear", 0),
     ],
 )  # fmt: skip

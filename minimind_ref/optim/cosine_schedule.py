@@ -36,8 +36,8 @@ def _check(step: int, total_steps: int, peak: float, warmup_steps: int, floor_ra
         raise ValueError(f"step={step} must be at least 0")
     if total_steps < 1:
         raise ValueError(f"total_steps={total_steps} must be at least 1")
-    if not 0 <= warmup_steps < total_steps:
-        raise ValueError(f"warmup_steps={warmup_steps} must lie in 0 … total_steps - 1={total_steps - 1}")
+    if not 0 <= warmup_steps <= total_steps:
+        raise ValueError(f"warmup_steps={warmup_steps} must lie in 0 … total_steps={total_steps}")
     if not 0 <= peak < math.inf:
         raise ValueError(f"peak={peak} must be at least 0 and finite")
     if not 0 <= floor_ratio <= 1:

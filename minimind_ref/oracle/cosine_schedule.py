@@ -39,8 +39,8 @@ def _check(step: int, total_steps: int, peak, warmup_steps: int, floor_ratio: fl
     if step < 0:
         raise ValueError(f"step is {step} but must be 0 or more")
     require_positive("total_steps", total_steps)
-    if not 0 <= warmup_steps < total_steps:
-        raise ValueError(f"warmup_steps is {warmup_steps} but total_steps is {total_steps}: the peak has no place")
+    if not 0 <= warmup_steps <= total_steps:
+        raise ValueError(f"warmup_steps is {warmup_steps} but must be in [0, total_steps={total_steps}]")
     if not 0 <= peak < np.inf:
         raise ValueError(f"peak is {peak} but must be in [0, inf)")
     if not 0 <= floor_ratio <= 1:
