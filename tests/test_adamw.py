@@ -66,7 +66,8 @@ def test_adamw_1_agrees_with_spec(kind, state):
     arrays = draw_state(state["seed"] % 2**31, state["size"], shape=(5,))
     expected, moments = oracle_step(arrays, state["step"])
     spec = definition("adamw", kind).adamw_update
-    param, (mean, square, step) = spec(arrays[0], arrays[1], (arrays[2], arrays[3], state["step"]), **OPTIONS)
+    given_ = {"mean": arrays[2], "square": arrays[3], "step": state["step"]}
+    param, (mean, square, step) = spec(arrays[0], arrays[1], given_, **OPTIONS)
     assert_within(floats(param), expected)
     assert_within(floats(mean), moments.mean)
     assert_within(floats(square), moments.square)
