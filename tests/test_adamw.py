@@ -111,6 +111,15 @@ def test_adamw_2_constant_gradient_moves_by_the_same_step(seed, steps):
     assert_within(param, value(near), bound=bound(far) + bound(near))
 
 
+@pytest.mark.parametrize("face", [torch_step, oracle_step])
+def test_adamw_3_gradient_of_the_size_of_eps_moves_by_half_the_rate(face):
+    """g/(|g| + ε) = 1/2; with ε inside the root, or added before the correction, the step is another."""
+    nothing, grad = np.zeros(2), np.array([2.0**-27, -(2.0**-27)])
+    got = face([nothing, grad, nothing, nothing], 0, eps=2.0**-27, weight_decay=0.0)[0]
+    half = np.array([-(2.0**-8), 2.0**-8])
+    assert_within(value(got), half, bound=1e3 * 2.0**-53 * np.abs(half))  # 1 − 0.95 loses four bits, twice
+
+
 @given(state=states)
 def test_adamw_4_decay_and_step_are_independent(state):
     """The new parameter is that of decay alone plus that of the step alone."""
