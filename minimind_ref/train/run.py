@@ -1,5 +1,6 @@
 """One run of one stage, from its settings to its files."""
 
+import contextlib
 import platform
 import signal
 import time
@@ -58,10 +59,8 @@ def run_stage(name: str, config: ModelConfig, settings: Settings, resume: Mappin
 
 def _remove_if_empty(folder: Path) -> None:
     for path in (folder / "cache", folder):
-        try:
+        with contextlib.suppress(OSError):
             path.rmdir()
-        except OSError:
-            return
 
 
 class Session:
@@ -223,7 +222,7 @@ class Session:
         progress, rate = self.run.progress, self.metrics.tokens_per_second
         skipped = f", {progress.skipped} skipped for overflow" if self.placement.scaled else ""
         self._say(f"finished  {progress.steps:,} steps{skipped} in {seconds:.0f} s, {rate:,.0f} tokens a second")
-        held_out, *baselines = self._evaluate()
+        _, *baselines = self._evaluate()
         if not self.ranks.main:
             return
         for line in baselines:
