@@ -1,6 +1,7 @@
 """Training the tokenizer: the same text gives the same file, and its settings are MiniMind's."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -9,10 +10,10 @@ import zipfile
 import pytest
 
 from minimind_ref.data.package_files import read_members
-from minimind_ref.data.package_text import READERS, html, mail, man, tagged
+from minimind_ref.data.package_text import READERS, database, html, mail, man, tagged, wrapped
 from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.data.tokenizer_recipe import BLOCK, SOURCES, recipe_texts, spread
-from minimind_ref.data.tokenizer_training import main, train
+from minimind_ref.data.tokenizer_training import bytes_per_token, main, train
 
 TEXTS = [
     "The cat sat on the mat; the cats sat there.\n    It was the cat's mat.\n" * 9,
@@ -121,6 +122,32 @@ def test_readers_keep_prose_only():
     assert man(b".TH LS 1\nlists \\fIfiles\\fR\n'\\\" t\nnow") == "lists files\nnow"
     assert tagged("１９９８年/t  [中国/ns  政府/n]nt  ，/w".encode()) == "1998年中国政府，"
     assert mail(json.dumps({"text": "From: a\n\n> quoted\nHello.\nhttp://x"}).encode()) == "Hello."
+
+
+def test_lines_of_a_paragraph_are_joined_and_others_kept():
+    long, short = "a line of more than fifty characters, as in a wrapped file", "verse"
+    assert wrapped(f"{long}\n  goes on\n\n{short}\n{short}\n{long}\n* item".encode()) == (
+        f"{long} goes on\n\n{short}\n{short}\n{long}\n* item"
+    )
+
+
+def test_a_database_gives_its_chinese_cells_once(tmp_path):
+    connection = sqlite3.connect(tmp_path / "x.db")
+    connection.execute("create table t (id integer, body text)")
+    rows = [(1, "春眠不觉晓处处闻啼鸟"), (2, "short"), (3, "春眠不觉晓处处闻啼鸟"), (4, None)]
+    connection.executemany("insert into t values (?, ?)", rows)
+    connection.commit()
+    connection.close()
+    assert database((tmp_path / "x.db").read_bytes()) == "春眠不觉晓处处闻啼鸟"
+
+
+def test_measure_compares_with_other_tokenizers(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("a" * 60, encoding="utf-8")
+    train(TEXTS, 260).save(tmp_path / "small.json")
+    assert main(["measure", str(tmp_path / "text.txt"), "--against", str(tmp_path / "small.json")]) == 0
+    ours, small, _ = capsys.readouterr().out.split()
+    assert float(ours) == round(bytes_per_token(Tokenizer.load(), "a" * 60), 3)
+    assert small == "1.000"
 
 
 # Refusals

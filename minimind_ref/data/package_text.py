@@ -29,7 +29,7 @@ def wrapped(content: bytes) -> str:
             lines[-1] += " " + line.strip()
         else:
             lines.append(line)
-    return "\n".join(lines)
+    return "\n".join(lines[1:])
 
 
 class _Prose(HTMLParser):
@@ -89,6 +89,11 @@ def chinese_strings(content: bytes) -> str:
     return "\n".join(dict.fromkeys(s for s in _strings(json.loads(content)) if len(HAN.findall(s)) > 8))
 
 
+def long_strings(content: bytes) -> str:
+    """Keep the strings of a JSON file with at least 80 characters."""
+    return "\n".join(string for string in _strings(json.loads(content)) if len(string) >= 80)
+
+
 def speech(content: bytes) -> str:
     """Read the field "text" of a JSON file."""
     return json.loads(content)["text"]
@@ -108,13 +113,17 @@ def items(content: bytes) -> str:
     return "\n".join(re.findall(r"""^\s*- (?:- )?['"]?(.*?)['"]?\s*$""", text(content), re.MULTILINE))
 
 
-def statutes(content: bytes) -> str:
-    """Read the articles of a SQLite database of laws."""
+def database(content: bytes) -> str:
+    """Keep the cells of a SQLite database with at least nine Han characters, each once."""
     with tempfile.NamedTemporaryFile(suffix=".db") as file:
         file.write(content)
         file.flush()
-        rows = sqlite3.connect(file.name).execute("select article_text from articles order by id").fetchall()
-    return "\n".join(row[0] for row in rows)
+        connection = sqlite3.connect(file.name)
+        tables = connection.execute("select name from sqlite_master where type = 'table' order by name").fetchall()
+        rows = [row for (table,) in tables for row in connection.execute(f'select * from "{table}" order by rowid')]
+        connection.close()
+    cells = [cell for row in rows for cell in row if isinstance(cell, str) and len(HAN.findall(cell)) > 8]
+    return "\n".join(dict.fromkeys(cells))
 
 
 def dictionary(content: bytes) -> str:
@@ -140,7 +149,7 @@ def _strings(value: Any) -> Iterator[str]:
 READERS: dict[str, Callable[[bytes], str]] = {
     reader.__name__: reader
     for reader in (
-        *(text, wrapped, html, man, tagged, chinese_lines, chinese_cells, chinese_strings),
-        *(speech, mail, items, statutes, dictionary, docstrings),
+        *(text, wrapped, html, man, tagged, chinese_lines, chinese_cells, chinese_strings, long_strings),
+        *(speech, mail, items, database, dictionary, docstrings),
     )
 }

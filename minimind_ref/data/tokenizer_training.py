@@ -2,8 +2,9 @@
 
     python -m minimind_ref.data.tokenizer train --out FILE [--vocab_size 6400] TEXT [TEXT ...]
     python -m minimind_ref.data.tokenizer recipe --out FILE --packages DIR
+    python -m minimind_ref.data.tokenizer measure TEXT [TEXT ...] --against FILE [FILE ...]
 
-The second makes the shipped tokenizer.json again (tokenizer_recipe.py).
+The second makes the shipped tokenizer.json again (tokenizer_recipe.py), the third compares it with others.
 """
 
 from __future__ import annotations
@@ -57,25 +58,22 @@ def read_texts(paths: Iterable[Path]) -> Iterator[str]:
             raise ValueError(f"{path}: {error.strerror}") from None
 
 
+def bytes_per_token(tokenizer: Tokenizer, text: str) -> float:
+    """Return how many bytes of UTF-8 a token stands for: more is fewer tokens."""
+    return len(text.encode()) / max(1, len(tokenizer.encode(text)))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; bad input is one line on stderr and exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m minimind_ref.data.tokenizer", description="Train a tokenizer.json."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    own = commands.add_parser("train", help="from text files")
-    own.add_argument("--vocab_size", type=int, default=6400, help="entries in all (default: 6400)")
-    own.add_argument("text", type=Path, nargs="+", help="UTF-8 text files")
-    recipe = commands.add_parser("recipe", help="the shipped one again, from the packages that it was trained on")
-    recipe.add_argument("--packages", type=Path, required=True, metavar="DIR", help="where they are, or are fetched to")
-    for command in (own, recipe):
-        command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the tokenizer.json to write")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        if options.command == "train":
-            tokenizer = train(read_texts(options.text), options.vocab_size)
-        else:
-            tokenizer = train(recipe_texts(options.packages))
+        if options.command == "measure":
+            tokenizers_ = [Tokenizer.load(path) for path in (None, *options.against)]
+            for path, text in zip(options.text, read_texts(options.text), strict=True):
+                print(*[f"{bytes_per_token(tokenizer, text):.3f}" for tokenizer in tokenizers_], path, sep="  ")
+            return 0
+        texts = read_texts(options.text) if options.command == "train" else recipe_texts(options.packages)
+        tokenizer = train(texts, options.vocab_size)
         partial = options.out.with_name(options.out.name + ".partial")
         tokenizer.save(partial)
         os.replace(partial, options.out)
@@ -84,3 +82,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"{options.out}: {tokenizer.vocab_size} entries, sha256 {tokenizer.fingerprint}")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m minimind_ref.data.tokenizer", description="Train a tokenizer.json."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    own = commands.add_parser("train", help="train on text files")
+    own.add_argument("--vocab_size", type=int, default=6400, help="entries in all (default: 6400)")
+    recipe = commands.add_parser("recipe", help="train the shipped one again, from the packages of its recipe")
+    recipe.add_argument("--packages", type=Path, required=True, metavar="DIR", help="where they are, or are fetched to")
+    recipe.set_defaults(vocab_size=6400)
+    for command in (own, recipe):
+        command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the tokenizer.json to write")
+    measure = commands.add_parser("measure", help="print bytes a token on text files: the shipped one's, then others'")
+    measure.add_argument(
+        "--against", type=Path, nargs="*", default=[], metavar="FILE", help="other tokenizer.json files"
+    )
+    for command in (own, measure):
+        command.add_argument("text", type=Path, nargs="+", help="UTF-8 text files")
+    return parser
