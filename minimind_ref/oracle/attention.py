@@ -24,11 +24,11 @@ def attention(
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al. 2023, arXiv:2305.13245, section 2.2.
     """
     q, k, v = _checked(q, k, v, mask)
-    scale = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
+    factor = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
     out = np.zeros_like(q)
     for row, i, seen in _rows(q, k, mask, causal):
         for head, kv in _heads(q, k):
-            weights = _weights(q[row, i, head], k[row, seen, kv], scale)
+            weights = _weights(q[row, i, head], k[row, seen, kv], factor)
             out[row, i, head] = store(weights @ v[row, seen, kv])
     return out
 
@@ -49,17 +49,17 @@ def attention_vjp(
     """
     q, k, v = _checked(q, k, v, mask)
     require_equal("shape of cotangent", tuple(cotangent.shape), "shape of q", tuple(q.shape))
-    scale = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
+    factor = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     for head, kv in _heads(q, k):
         dk_head, dv_head = np.zeros_like(k[:, :, 0]), np.zeros_like(v[:, :, 0])
         for row, i, seen in _rows(q, k, mask, causal):
             query, keys, ct = q[row, i, head], k[row, seen, kv], cotangent[row, i, head]
-            weights = _weights(query, keys, scale)
+            weights = _weights(query, keys, factor)
             dweights = store(v[row, seen, kv] @ ct)
             dscores = store(weights * (dweights - np.sum(weights * dweights)))
-            dq[row, i, head] = store(store(dscores @ keys) * scale)
-            dk_head[row, seen] += dscores[:, None] * store(query * scale)[None, :]
+            dq[row, i, head] = store(store(dscores @ keys) * factor)
+            dk_head[row, seen] += dscores[:, None] * store(query * factor)[None, :]
             dv_head[row, seen] += weights[:, None] * ct[None, :]
         dk[:, :, kv] += store(dk_head)
         dv[:, :, kv] += store(dv_head)

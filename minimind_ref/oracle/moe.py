@@ -143,7 +143,7 @@ def moe_vjp(
     balance = {"form": form, "coef": coef, "counts": counts, "sequence_ids": sequence_ids}
     require_equal("shape of the output's cotangent", tuple(dy.shape), "shape of x", tuple(x.shape))
     dexperts = [np.zeros_like(w) for w in experts]
-    dshared = [np.zeros_like(w) for w in shared] if shared else None
+    dshared = [np.zeros_like(w) for w in shared or ()]
     drows, dweight = [], np.zeros_like(weight)
     for t, token in enumerate(x):
         terms = []
@@ -156,8 +156,8 @@ def moe_vjp(
     through = {"num_chosen": num_chosen, "normalise": normalise, "cotangent": (dscores, dweight)}
     dx_route, dw_router = route_vjp(x, w_router, **through)
     settled = _settled(scores, index)
-    stored = (tuple(store(w * settled) for w in stack) if stack else None for stack in (dexperts, dshared))
-    return store(np.stack(drows) + dx_route), dw_router, *stored
+    stored = [tuple(store(w * settled) for w in stack) or None for stack in (dexperts, dshared)]
+    return store(np.stack(drows) + dx_route), dw_router, *stored  # type: ignore[return-value]
 
 
 class _Expert(NamedTuple):
@@ -195,7 +195,7 @@ def stored_sum(terms: list[Array]) -> Array:
     return store(np.sum(np.stack(terms), axis=0))
 
 
-def _settled(scores: Array, index: Array) -> Array:
+def _settled(scores: Array, index: Array) -> Any:
     """One, and undecided where any choice is: what depends on who was chosen is multiplied by it."""
     return np.max(np.take_along_axis(np.ones(scores.shape), index, axis=-1))
 
