@@ -19,8 +19,9 @@ def route(
 ) -> tuple[Float[Tensor, "t e"], Float[Tensor, "t c"], Int[Tensor, "t c"]]:
     """Score every expert by softmax(W x), choose the `num_chosen` best: scores, their weights, their indices (MOE-1).
 
-    `normalise` divides the chosen weights by their sum + 1e-20, so that one chosen expert always has weight 1
-    and only the load balance trains the router (MOE-17).  Ties go to whichever torch.topk returns (MOE-6).
+    `normalise` divides the chosen weights by their sum, so that one chosen expert always has weight 1 and only the
+    load balance trains the router (MOE-17).  As the softmax of the chosen logits it is p / (Σ p + 1e-20) to rounding,
+    and leaves one chosen expert a gradient of exactly 0 where the quotient leaves noise (MOE-18).  Ties go to whichever torch.topk returns (MOE-6).
 
     Source: Shazeer et al. 2017, arXiv:1701.06538; normalised as in Jiang et al. 2024, arXiv:2401.04088, sec. 2.1.
     """
@@ -32,10 +33,11 @@ def route(
     if not 1 <= num_chosen <= w_router.shape[0]:
         raise ValueError(f"num_chosen={num_chosen} must lie in 1 … {w_router.shape[0]}, the experts of w_router")
     logits = x @ w_router.T
-    scores = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    scores = logits.softmax(dim=-1, dtype=wide)
     weight, index = scores.topk(num_chosen, dim=-1)
     if normalise:
-        weight = weight / (weight.sum(dim=-1, keepdim=True) + 1e-20)
+        weight = logits.gather(-1, index).softmax(dim=-1, dtype=wide)
     return scores, weight, index
 
 
