@@ -1,4 +1,4 @@
-"""Derivatives of the specs' definitions in 50-digit decimals: an oracle for gradients that shares nothing with either."""
+"""Derivatives of the specs' definitions in 50-digit decimals: an oracle for gradients that shares nothing with them."""
 
 import decimal
 from collections.abc import Callable, Iterator
@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from spec_blocks import DECIMAL, DIGITS, FLOAT, GUARD, _functions, _prepared, source
+
+from minimind_ref.golden.definitions import DECIMAL, DIGITS, FLOAT, GUARD, _functions, _prepared, source
 
 STEP = Decimal("1e-18")  # truncation ~1e-36, cancellation ~1e-47: far below float64
 
