@@ -133,7 +133,7 @@ def test_block_1_agrees_with_the_oracle(kind, profile):
     assert out.dtype == DTYPES[profile]
     # Narrow formats leave a choice of experts undecided, and bfloat16's bound outgrows the second norm's root:
     # there the parts are held to their bounds one by one, in their own tests.
-    open_share = 1.0 if profile == "bfloat16" or narrow and config.use_moe else 0.0
+    open_share = 1.0 if profile == "bfloat16" or (narrow and config.use_moe) else 0.0
     assert_within(out, y, undecided=open_share)
     assert_within(present.keys, keys)
     assert_within(present.values, values)
