@@ -22,9 +22,9 @@ class KeyValue(NamedTuple):
 
 
 def attention(
-    q: Float[Tensor, "b s n h"],
-    k: Float[Tensor, "b1 t k1 h1"],
-    v: Float[Tensor, "b2 t2 k2 h2"],
+    q: Float[Tensor, "..."],
+    k: Float[Tensor, "..."],
+    v: Float[Tensor, "..."],
     *,
     mask: Tensor | None = None,
     causal: bool = True,
@@ -34,8 +34,8 @@ def attention(
 ) -> Float[Tensor, "b s n h"]:
     """softmax(q·kᵀ·scale) v for every query head, each group of heads sharing one key/value head (ATTENTION-1).
 
-    `mask` (b s t) is True where a query may look.  `causal` is aligned at the end: query i sees key j ≤ i + t − s.
-    A query that sees nothing gives zeros and disturbs no other (ATTENTION-5).  The softmax is float32 or wider;
+    q is (b s n h), k and v (b t k h); `mask` (b s t) is True where a query may look.  `causal` is aligned at the end:
+    query i sees key j ≤ i + t − s.  A query that sees nothing gives zeros and disturbs no other (ATTENTION-5).  The softmax is float32 or wider;
     `scale` is 1/√h unless given; `dropout` is the share of weights that are zeroed, whoever calls decides when.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al. 2023, arXiv:2305.13245, sec. 2.2.

@@ -15,13 +15,14 @@ Weights = tuple[Sequence[Tensor] | Tensor, Sequence[Tensor] | Tensor, Sequence[T
 
 
 def route(
-    x: Float[Tensor, "t d"], w_router: Float[Tensor, "e d1"], *, num_chosen: int, normalise: bool
+    x: Float[Tensor, "..."], w_router: Float[Tensor, "..."], *, num_chosen: int, normalise: bool
 ) -> tuple[Float[Tensor, "t e"], Float[Tensor, "t c"], Int[Tensor, "t c"]]:
     """Score every expert by softmax(W x), choose the `num_chosen` best: scores, their weights, their indices (MOE-1).
 
     `normalise` divides the chosen weights by their sum, so that one chosen expert always has weight 1 and only the
     load balance trains the router (MOE-17).  As the softmax of the chosen logits it is p / (Σ p + 1e-20) to rounding,
-    and leaves one chosen expert a gradient of exactly 0 where the quotient leaves noise (MOE-18).  Ties go to whichever torch.topk returns (MOE-6).
+    and leaves one chosen expert a gradient of exactly 0 where the quotient leaves noise (MOE-18).
+    Ties go to whichever torch.topk returns (MOE-6).
 
     Source: Shazeer et al. 2017, arXiv:1701.06538; normalised as in Jiang et al. 2024, arXiv:2401.04088, sec. 2.1.
     """
@@ -50,8 +51,9 @@ def aux_loss(
     counts: Bool[Tensor, " t2"] | Int[Tensor, " t2"] | None = None,
     sequence_ids: Int[Tensor, " t3"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Load balance: coef · Σ_e (how often e is chosen) · (e's mean score), no gradient through the choice (MOE-10 … MOE-15).
+    """Load balance: coef · Σ_e (how often e is chosen) · (e's mean score) (MOE-10 … MOE-15).
 
+    No gradient goes through the choice.
     "sequence": per sequence, frequency · E/(S·k), then the mean over sequences; "batch": the same over all tokens;
     "slots": not divided by k (MiniMind-3), so balance costs k, not 1.  Tokens where `counts` is 0 do not exist.
 
@@ -85,8 +87,8 @@ def aux_loss(
 
 
 def moe(
-    x: Float[Tensor, "t d"],
-    w_router: Float[Tensor, "e d"],
+    x: Float[Tensor, "..."],
+    w_router: Float[Tensor, "..."],
     experts: Weights,
     *,
     num_chosen: int,

@@ -53,7 +53,7 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "b s"],
+        input_ids: Int[Tensor, "..."],
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,

@@ -3,24 +3,25 @@
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from minimind_ref.oracle.bounded import Array, softmax, store
 from minimind_ref.oracle.checks import float64, require_equal, require_positive, require_rank
 
 
 def attention(
-    q: Float[Array, "b s n h"],
-    k: Float[Array, "b t k h"],
-    v: Float[Array, "b t k h"],
+    q: Float[Array, "..."],
+    k: Float[Array, "..."],
+    v: Float[Array, "..."],
     *,
-    mask: Bool[np.ndarray, "b s t"] | None = None,
+    mask: np.ndarray | None = None,
     causal: bool = True,
     scale: float | None = None,
 ) -> Float[Array, "b s n h"]:
     """Average the visible values, o_i = Σ_j p_ij v_j with p_i = softmax_j(scale·⟨q_i, k_j⟩) (ATTENTION-1).
 
-    A query that sees nothing gives zeros.
+    q is (b s n h), k and v (b t k h).
+    `mask` (b s t) is True where a key may be seen; a query that sees nothing gives zeros.
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al. 2023, arXiv:2305.13245, section 2.2.
     """
     q, k, v = _checked(q, k, v, mask)
@@ -34,14 +35,14 @@ def attention(
 
 
 def attention_vjp(
-    q: Float[Array, "b s n h"],
-    k: Float[Array, "b t k h"],
-    v: Float[Array, "b t k h"],
+    q: Float[Array, "..."],
+    k: Float[Array, "..."],
+    v: Float[Array, "..."],
     *,
-    mask: Bool[np.ndarray, "b s t"] | None = None,
+    mask: np.ndarray | None = None,
     causal: bool = True,
     scale: float | None = None,
-    cotangent: Float[Array, "b s n h"],
+    cotangent: Float[Array, "..."],
 ) -> tuple[Float[Array, "b s n h"], Float[Array, "b t k h"], Float[Array, "b t k h"]]:
     """Pull the output's cotangent back to q, k and v (ATTENTION-15), each head's share of k and v stored apart.
 

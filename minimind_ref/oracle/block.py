@@ -37,7 +37,7 @@ class _Options(NamedTuple):
 
 
 def block(
-    x: Float[Array, "b s d"], parameters: Mapping[str, Any], cos: Array, sin: Array, **options: Any
+    x: Float[Array, "..."], parameters: Mapping[str, Any], cos: Array, sin: Array, **options: Any
 ) -> tuple[Float[Array, "b s d"], Float[Array, ""], Cache]:
     """Add attention, then the feed-forward network, each on the normed stream; give y, the balance loss, the cache.
 
@@ -54,12 +54,12 @@ def block(
 
 
 def block_vjp(
-    x: Float[Array, "b s d"],
+    x: Float[Array, "..."],
     parameters: Mapping[str, Any],
     cos: Array,
     sin: Array,
     *,
-    cotangent: tuple[Float[Array, "b s d"], Any],
+    cotangent: tuple[Any, Any],
     **options: Any,
 ) -> tuple[Float[Array, "b s d"], dict[str, Any]]:
     """Pull the cotangents of y and of the balance loss back to x and to every parameter (BLOCK-13)."""

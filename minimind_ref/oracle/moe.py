@@ -9,11 +9,11 @@ from minimind_ref.oracle.bounded import Array, decide_top, sigmoid, softmax, sto
 from minimind_ref.oracle.checks import float64, require_equal, require_option, require_positive, require_rank
 
 FORMS = ("sequence", "batch", "slots")
-Experts = tuple[Float[Array, "e f d"], Float[Array, "e f d"], Float[Array, "e d f"]]
+Experts = tuple[Any, ...]  # w_gate (e f d), w_up (e f d), w_down (e d f)
 
 
 def route(
-    x: Float[Array, "t d"], w_router: Float[Array, "e d"], *, num_chosen: int, normalise: bool
+    x: Float[Array, "..."], w_router: Float[Array, "..."], *, num_chosen: int, normalise: bool
 ) -> tuple[Float[Array, "t e"], Float[Array, "t c"], Int[Array, "t c"]]:
     """Score the experts, softmax(w_router·x), and choose the highest c in decreasing order (MOE-1, MOE-2, MOE-6).
 
@@ -29,12 +29,12 @@ def route(
 
 
 def route_vjp(
-    x: Float[Array, "t d"],
-    w_router: Float[Array, "e d"],
+    x: Float[Array, "..."],
+    w_router: Float[Array, "..."],
     *,
     num_chosen: int,
     normalise: bool,
-    cotangent: tuple[Float[Array, "t e"], Float[Array, "t c"]],
+    cotangent: tuple[Any, Any],
 ) -> tuple[Float[Array, "t d"], Float[Array, "e d"]]:
     """Pull the cotangents of scores and weights back to x and the router (MOE-7, MOE-19); the choice has none."""
     x, w_router = _checked_router(x, w_router, num_chosen)
@@ -56,8 +56,8 @@ def route_vjp(
 
 
 def aux_loss(
-    scores: Float[Array, "t e"],
-    index: Int[Array, "t c"],
+    scores: Float[Array, "..."],
+    index: Int[Array, "..."],
     *,
     form: str,
     coef: float,
@@ -78,14 +78,14 @@ def aux_loss(
 
 
 def aux_loss_vjp(
-    scores: Float[Array, "t e"],
-    index: Int[Array, "t c"],
+    scores: Float[Array, "..."],
+    index: Int[Array, "..."],
     *,
     form: str,
     coef: float,
     counts: Any = None,
     sequence_ids: Any = None,
-    cotangent: Float[Array, ""] | float,
+    cotangent: Any,
 ) -> Float[Array, "t e"]:
     """Pull the loss's cotangent back to the scores: coef·f_e/(sequences·S) for each counted token (MOE-15)."""
     groups = _sequences(scores, index, form, counts, sequence_ids)
@@ -96,8 +96,8 @@ def aux_loss_vjp(
 
 
 def moe(
-    x: Float[Array, "t d"],
-    w_router: Float[Array, "e d"],
+    x: Float[Array, "..."],
+    w_router: Float[Array, "..."],
     experts: Experts,
     *,
     num_chosen: int,
@@ -123,8 +123,8 @@ def moe(
 
 
 def moe_vjp(
-    x: Float[Array, "t d"],
-    w_router: Float[Array, "e d"],
+    x: Float[Array, "..."],
+    w_router: Float[Array, "..."],
     experts: Experts,
     *,
     num_chosen: int,
@@ -134,7 +134,7 @@ def moe_vjp(
     coef: float,
     counts: Any = None,
     sequence_ids: Any = None,
-    cotangent: tuple[Float[Array, "t d"], Float[Array, ""] | float],
+    cotangent: tuple[Any, Any],
 ) -> tuple[Float[Array, "t d"], Float[Array, "e d"], Experts, Experts | None]:
     """Pull the cotangents of output and loss back to x, router, experts and shared experts (MOE-9, MOE-19)."""
     x, experts, shared = _checked_experts(x, w_router, experts, shared)
@@ -168,7 +168,7 @@ class _Expert(NamedTuple):
     out: Array
 
 
-def _expert(token: Array, stack: Experts, e: int) -> _Expert:
+def _expert(token: Array, stack: Experts, e: Any) -> _Expert:
     """One token through one SwiGLU expert, with what its gradient needs."""
     gate, up = store(stack[0][e] @ token), store(stack[1][e] @ token)
     open_share = sigmoid(gate)
@@ -176,7 +176,7 @@ def _expert(token: Array, stack: Experts, e: int) -> _Expert:
     return _Expert(gate, open_share, up, hidden, store(stack[2][e] @ hidden))
 
 
-def _expert_vjp(token: Array, stack: Experts, e: int, dout: Array, gradients: list[Array]) -> Array:
+def _expert_vjp(token: Array, stack: Experts, e: Any, dout: Array, gradients: list[Array]) -> Array:
     """Add one token's share to the gradients of expert e and give that of the token."""
     made = _expert(token, stack, e)
     dhidden = store(dout @ stack[2][e])
@@ -201,7 +201,7 @@ def _settled(scores: Array, index: Array) -> Any:
 
 
 def _sequences(
-    scores: Array, index: np.ndarray, form: str, counts: Any, sequence_ids: Any
+    scores: Array, index: Array, form: str, counts: Any, sequence_ids: Any
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Each sequence's counted tokens and its f (e); a sequence without a counted token is none (MOE-14)."""
     _check_loss(scores, index, form, counts, sequence_ids)
@@ -249,7 +249,7 @@ def _checked_experts(
     return float64(x), *wide  # type: ignore[return-value]
 
 
-def _check_loss(scores: Array, index: np.ndarray, form: str, counts: Any, sequence_ids: Any) -> None:
+def _check_loss(scores: Array, index: Array, form: str, counts: Any, sequence_ids: Any) -> None:
     require_option("form", form, FORMS)
     require_rank("scores", scores, 2)
     require_rank("index", index, 2)

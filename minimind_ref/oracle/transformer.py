@@ -18,7 +18,7 @@ EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.no
 
 def transformer(
     parameters: Mapping[str, Any],
-    input_ids: Int[np.ndarray, "b s"],
+    input_ids: Int[np.ndarray, "..."],
     config: Mapping[str, Any],
     *,
     attention_mask: Any = None,
@@ -40,14 +40,14 @@ def transformer(
 
 def transformer_vjp(
     parameters: Mapping[str, Any],
-    input_ids: Int[np.ndarray, "b s"],
+    input_ids: Int[np.ndarray, "..."],
     config: Mapping[str, Any],
     *,
     attention_mask: Any = None,
     position_ids: Any = None,
     segment_ids: Any = None,
     cache: Any = None,
-    cotangent: tuple[Float[Array, "b s v"], Any],
+    cotangent: tuple[Any, Any],
 ) -> dict[str, Any]:
     """Pull the cotangents of logits and balance loss back to every parameter, a tied head's into the embedding's."""
     p = {name: float64(array) for name, array in parameters.items()}
@@ -75,8 +75,8 @@ def transformer_vjp(
 
 def loss_and_gradients(
     parameters: Mapping[str, Any],
-    input_ids: Int[np.ndarray, "b s"],
-    labels: Int[np.ndarray, "b s"],
+    input_ids: Int[np.ndarray, "..."],
+    labels: Int[np.ndarray, "..."],
     config: Mapping[str, Any],
     *,
     normaliser: float | None = None,
