@@ -1,0 +1,50 @@
+"""The rows of `packing` over a token file, one at a time: nothing is materialised."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from minimind_ref.data.packing import Rows, check_length, packed_row, padded_row
+from minimind_ref.data.token_file import TokenFile
+
+
+class PackedRows(Dataset[Rows]):
+    """Row i of `pack(documents, length)`, read from the token file when it is asked for."""
+
+    packed = True
+
+    def __init__(self, tokens: TokenFile, length: int, *, pad_id: int = 0) -> None:
+        check_length(length)
+        self.tokens, self.length, self.pad_id = tokens, length, pad_id
+
+    def __len__(self) -> int:
+        return -(-self.tokens.num_tokens // self.length)
+
+    def __getitem__(self, row: int) -> Rows:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        begin = row * self.length
+        end = min(begin + self.length + 1, self.tokens.num_tokens)
+        starts = self.tokens.starts(begin, end) - begin
+        return packed_row(self.tokens.slice(begin, end), starts, self.length, pad_id=self.pad_id)
+
+
+class PaddedRows(Dataset[Rows]):
+    """Row i of `pad(documents, length)`: document i, cut or padded.  keep_end: None for where documents are wrapped."""
+
+    packed = False
+
+    def __init__(self, tokens: TokenFile, length: int, *, pad_id: int = 0, keep_end: bool | None = None) -> None:
+        check_length(length)
+        self.tokens, self.length, self.pad_id = tokens, length, pad_id
+        self.keep_end = tokens.wrap if keep_end is None else keep_end
+
+    def __len__(self) -> int:
+        return self.tokens.num_documents
+
+    def __getitem__(self, row: int) -> Rows:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        document: np.ndarray = self.tokens.document(row)
+        return padded_row(document, self.length, pad_id=self.pad_id, keep_end=self.keep_end)

@@ -1,0 +1,129 @@
+"""Tokenised documents on disk, read through memory maps: `TokenFile`, and its split into training and held-out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from minimind_ref.data.jsonl import DataError
+
+FORMAT = 1
+"""Version of the layout below; another one is not read."""
+
+
+class TokenFile:
+    """Documents as one stream of token ids: STEM.tokens.bin, STEM.offsets.bin (int64, documents + 1) and STEM.json.
+
+    `runs` restricts it to some documents: [first, stop) pairs of document numbers, ascending and disjoint.  The rest
+    of the file does then not exist: documents and positions count from 0 within what is left.
+    Every access opens the maps anew, so that pages once read do not stay resident.
+    """
+
+    def __init__(self, stem: str | Path, runs: Int[np.ndarray, "r 2"] | None = None) -> None:
+        self.stem = Path(stem)
+        self.metadata = _read_metadata(self.stem)
+        self.wrap: bool = self.metadata["wrap"]
+        self.max_id: int = self.metadata["max_id"]
+        total = self.metadata["num_documents"]
+        self._runs = np.array([[0, total]], dtype=np.int64) if runs is None else runs.astype(np.int64)
+        offsets = self._offsets()
+        self._file_start = np.array(offsets[self._runs[:, 0]])
+        self._stream = _cumulative(offsets[self._runs[:, 1]] - self._file_start)
+        self._documents = _cumulative(self._runs[:, 1] - self._runs[:, 0])
+        self.num_tokens = int(self._stream[-1])
+        self.num_documents = int(self._documents[-1])
+
+    def document(self, number: int) -> Int[np.ndarray, " n"]:
+        """The ids of one document."""
+        if not 0 <= number < self.num_documents:
+            raise IndexError(f"document {number} of {self.num_documents}")
+        run = int(np.searchsorted(self._documents, number, side="right")) - 1
+        row = int(self._runs[run, 0] + number - self._documents[run])
+        begin, end = self._offsets()[row : row + 2]
+        return self._tokens()[begin:end].astype(np.int64)
+
+    def slice(self, start: int, stop: int) -> Int[np.ndarray, " n"]:
+        """The ids at the stream's positions start … stop - 1."""
+        tokens = self._tokens()
+        parts = [tokens[begin:end] for begin, end, _ in self._parts(start, stop)]
+        return np.concatenate([np.empty(0, dtype=tokens.dtype), *parts]).astype(np.int64)
+
+    def starts(self, start: int, stop: int) -> Int[np.ndarray, " m"]:
+        """The positions in start … stop - 1 at which a document begins."""
+        offsets = self._offsets()
+        found = [np.empty(0, dtype=np.int64)]
+        for begin, end, shift in self._parts(start, stop):
+            first, last = np.searchsorted(offsets, (begin, end))
+            found.append(offsets[first:last] + shift)
+        return np.concatenate(found)
+
+    def select(self, runs: Int[np.ndarray, "r 2"]) -> TokenFile:
+        """The same file with only the given [first, stop) runs of *all* its documents."""
+        return TokenFile(self.stem, runs)
+
+    def _parts(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """(begin, end, what to add to get stream positions) of each range of the file that holds start … stop - 1."""
+        if not 0 <= start <= stop <= self.num_tokens:
+            raise IndexError(f"tokens {start} to {stop} of {self.num_tokens}")
+        if start == stop:
+            return []
+        first = int(np.searchsorted(self._stream, start, side="right")) - 1
+        last = int(np.searchsorted(self._stream, stop, side="left"))
+        parts = []
+        for run in range(first, last):
+            shift = int(self._stream[run] - self._file_start[run])
+            begin, end = max(start, int(self._stream[run])), min(stop, int(self._stream[run + 1]))
+            parts.append((begin - shift, end - shift, shift))
+        return parts
+
+    def _tokens(self) -> np.ndarray:
+        return np.memmap(f"{self.stem}.tokens.bin", dtype=self.metadata["dtype"], mode="r")
+
+    def _offsets(self) -> np.ndarray:
+        return np.memmap(f"{self.stem}.offsets.bin", dtype=np.int64, mode="r")
+
+
+def split(token_file: TokenFile, fraction: float = 0.01, max_documents: int = 1000) -> tuple[TokenFile, TokenFile]:
+    """(training part, held-out part): every n-th document is held out, n = 1/fraction or more to keep the maximum.
+
+    The same documents for the same file every time.  At least one is held out, but none of a single document or with
+    fraction 0: the second part then has no documents.
+    """
+    if not 0 <= fraction <= 0.5:
+        raise ValueError(f"fraction={fraction} must lie between 0 and 0.5")
+    total = token_file.num_documents
+    if fraction == 0 or max_documents == 0 or total < 2:
+        return token_file, token_file.select(np.empty((0, 2), dtype=np.int64))
+    stride = min(max(round(1 / fraction), -(-total // max_documents)), total)
+    held = np.arange(stride - 1, total, stride)
+    between = np.stack([np.append(0, held + 1), np.append(held, total)], axis=1)
+    return (
+        token_file.select(between[between[:, 0] < between[:, 1]]),
+        token_file.select(np.stack([held, held + 1], axis=1)),
+    )
+
+
+def _cumulative(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
+def _read_metadata(stem: Path) -> dict[str, Any]:
+    path = Path(f"{stem}.json")
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        sizes = [
+            Path(f"{stem}.tokens.bin").stat().st_size // np.dtype(metadata["dtype"]).itemsize,
+            Path(f"{stem}.offsets.bin").stat().st_size // 8 - 1,
+        ]
+        expected = [metadata["num_tokens"], metadata["num_documents"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a token file ({error})".replace("\n", " ")) from None
+    if metadata.get("format") != FORMAT:
+        raise DataError(f"{path}: format {metadata.get('format')} where {FORMAT} is read")
+    if sizes != expected:
+        raise DataError(f"{path}: promises {expected} tokens and documents, the files beside it hold {sizes}")
+    return metadata
