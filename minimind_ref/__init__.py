@@ -1,19 +1,17 @@
 """MiniMind, with every "is this implementation right?" answered by a runnable test."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOMES = {
-    "ModelConfig": "config",
-    "PRESETS": "config",
-    "count_parameters": "config",
-    "Transformer": "model.transformer",
-}
-__all__ = list(_HOMES)
+if TYPE_CHECKING:
+    from minimind_ref.config import PRESETS, ModelConfig, count_parameters
+    from minimind_ref.model.transformer import Transformer
+
+__all__ = ["PRESETS", "ModelConfig", "Transformer", "count_parameters"]
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported on first use, so that `import minimind_ref.oracle` loads no torch."""
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a public name on first use, so that `import minimind_ref.oracle` loads no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{'model.transformer' if name == 'Transformer' else 'config'}"), name)

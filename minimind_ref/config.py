@@ -33,9 +33,9 @@ class ModelConfig:
     hidden_size: int = _flag(512, "width of the residual stream (d)")
     num_hidden_layers: int = _flag(8, "blocks")
     num_attention_heads: int = _flag(8, "query heads (n)")
-    num_key_value_heads: int | None = _flag(2, "key/value heads (k), a divisor of the query heads; none: as many")
-    head_dim: int | None = _flag(None, "width of a head (h); none: hidden_size / num_attention_heads")
-    intermediate_size: int | None = _flag(None, "FFN width (f); none: 8/3 of hidden_size, rounded up to 64")
+    num_key_value_heads: int = _flag(2, "key/value heads (k), a divisor of the query heads; none: as many")
+    head_dim: int = _flag(None, "width of a head (h); none: hidden_size / num_attention_heads")
+    intermediate_size: int = _flag(None, "FFN width (f); none: 8/3 of hidden_size, rounded up to 64")
     max_position_embeddings: int = _flag(32768, "positions that the rotary table covers")
     rope_theta: float = _flag(1e6, "base of the rotary frequencies")
     rope_scaling: Mapping[str, Any] | None = _flag(
@@ -48,7 +48,7 @@ class ModelConfig:
     num_experts: int = _flag(4, "routed experts (e)")
     num_shared_experts: int = _flag(1, "experts that every token visits")
     num_experts_per_tok: int = _flag(2, "routed experts per token (c)")
-    moe_intermediate_size: int | None = _flag(None, "FFN width of one expert; none: intermediate_size")
+    moe_intermediate_size: int = _flag(None, "FFN width of one expert; none: intermediate_size")
     norm_topk_prob: bool = _flag(True, "the chosen experts' weights are divided by their sum")
     aux_loss_form: str = _flag("sequence", "load balance: 'sequence' or 'batch' (MiniMind2), 'slots' (MiniMind-3)")
     aux_loss_coef: float = _flag(0.1, "weight of the load-balancing loss")
@@ -60,10 +60,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         derived = {name for name in DERIVED if getattr(self, name) is None}
         object.__setattr__(self, "_derived", frozenset(derived))
-        for name in (f.name for f in fields(self) if f.type in ("int", "int | None")):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < _minimum(name)):
-                raise ValueError(f"{name}={value!r} must be an integer of at least {_minimum(name)}")
+        for f in fields(self):
+            if f.name not in derived and f.type in KINDS:
+                object.__setattr__(self, f.name, KINDS[f.type](f.name, getattr(self, f.name)))
         for name in sorted(derived, key=list(DERIVED).index):
             object.__setattr__(self, name, DERIVED[name](self))
         _validate(self)
@@ -76,6 +75,28 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Every field, resolved, as JSON can hold it."""
         return asdict(self)
+
+
+def _integer(name: str, value: Any) -> int:
+    least = 0 if name == "num_shared_experts" else 1
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+    return value
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}={value!r} must be a number")
+    return float(value)
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True or False")
+    return value
+
+
+KINDS = {"int": _integer, "float": _real, "bool": _boolean}
 
 
 def _head_dim(config: ModelConfig) -> int:
@@ -93,10 +114,6 @@ DERIVED = {
     "intermediate_size": lambda c: 64 * math.ceil(int(8 * c.hidden_size / 3) / 64),
     "moe_intermediate_size": lambda c: c.intermediate_size,
 }
-
-
-def _minimum(name: str) -> int:
-    return 0 if name == "num_shared_experts" else 1
 
 
 def _validate(config: ModelConfig) -> None:
@@ -159,9 +176,9 @@ class ParameterCount(NamedTuple):
 def count_parameters(config: ModelConfig) -> ParameterCount:
     """Parameters from the configuration alone; a tied head counts once, and so does an embedding (all of it active)."""
     c = config
-    d, q, kv = c.hidden_size, c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim  # type: ignore[operator]
-    layer = 2 * d * q + 2 * d * kv + 2 * d + (2 * c.head_dim if c.qk_norm else 0)  # type: ignore[operator]
-    ffn = 3 * d * (c.moe_intermediate_size if c.use_moe else c.intermediate_size)  # type: ignore[operator]
+    d, q, kv = c.hidden_size, c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    layer = 2 * d * q + 2 * d * kv + 2 * d + (2 * c.head_dim if c.qk_norm else 0)
+    ffn = 3 * d * (c.moe_intermediate_size if c.use_moe else c.intermediate_size)
     router = c.num_experts * d if c.use_moe else 0
     present = c.num_experts + c.num_shared_experts if c.use_moe else 1
     visited = c.num_experts_per_tok + c.num_shared_experts if c.use_moe else 1

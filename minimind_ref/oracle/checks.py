@@ -3,6 +3,13 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+
+
+def float64(array: Any) -> Any:
+    """Widen real NumPy arrays to an oracle's precision; arrays that carry bounds, and complex ones, pass through."""
+    return np.asarray(array, np.float64) if isinstance(array, np.ndarray) and array.dtype.kind in "iuf" else array
+
 
 def require_rank(name: str, array: Any, rank: int, at_least: bool = False) -> None:
     """Refuse an array that has not `rank` axes (or, `at_least`, fewer)."""
@@ -23,7 +30,7 @@ def require_positive(name: str, size: int) -> None:
         raise ValueError(f"{name} is {size} but must be at least 1")
 
 
-def require_option(name: str, value: str, options: Collection[str]) -> None:
+def require_option(name: str, value: Any, options: Collection[str]) -> None:
     """Refuse a choice that does not exist."""
     if value not in options:
         raise ValueError(f"{name}={value!r} must be one of {', '.join(options)}")

@@ -1,0 +1,24 @@
+"""Refusals that name the argument and both sizes, raised before torch would broadcast or fail."""
+
+from typing import Any
+
+
+def require_rank(name: str, array: Any, rank: int) -> None:
+    """Raise ValueError unless `array` has `rank` axes."""
+    if array.ndim != rank:
+        raise ValueError(f"{name} has {array.ndim} axes, shape {tuple(array.shape)}, but must have {rank}")
+
+
+def require_shape(name: str, array: Any, shape: tuple[int, ...], reason: str) -> None:
+    """Raise ValueError unless `array` has exactly `shape`; `reason` says where that shape comes from."""
+    if tuple(array.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(array.shape)} but must have {shape}: {reason}")
+
+
+def require_range(name: str, array: Any, stop: int, limit: str) -> None:
+    """Raise ValueError unless every integer lies in [0, stop); `limit` names what `stop` is."""
+    if 0 in array.shape:
+        return
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= stop:
+        raise ValueError(f"{name} holds {low if low < 0 else high}, outside 0 … {stop - 1} ({limit}={stop})")

@@ -1,0 +1,77 @@
+"""Train a tokenizer.json: byte-level BPE in MiniMind's settings, from text files, reproducibly.
+
+    python -m minimind_ref.data.tokenizer train --out FILE [--vocab_size 6400] TEXT [TEXT ...]
+
+What the shipped tokenizer.json was trained on, and how to do it again, is in tokenizer_recipe.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from minimind_ref.data.tokenizer import END, PAD, START, Tokenizer
+
+SMALLEST = 256 + 3  # every byte and the three special tokens
+
+
+def train(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
+    """Learn vocab_size − 259 merges from texts; ids 0, 1, 2 are the special tokens, then the bytes, then the merges.
+
+    GPT-2's pre-tokenisation, no normaliser. The most frequent pair is merged first, ties by the lower ids, so the
+    same texts give the same tokenizer, byte for byte. Too little text for vocab_size entries is a ValueError.
+    """
+    if vocab_size < SMALLEST:
+        raise ValueError(f"vocab_size is {vocab_size}, but the bytes and the special tokens alone need {SMALLEST}")
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() != vocab_size:
+        raise ValueError(f"the text yields only {tokenizer.get_vocab_size()} of vocab_size = {vocab_size} entries")
+    return Tokenizer.from_text(tokenizer.to_str(pretty=False))
+
+
+def read_texts(paths: Iterable[Path]) -> Iterator[str]:
+    """Yield the text of UTF-8 files, whole: runs of spaces and line ends are part of what is learnt."""
+    for path in paths:
+        try:
+            yield path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; bad input is one line on stderr and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m minimind_ref.data.tokenizer", description=__doc__)
+    train_parser = parser.add_subparsers(dest="command", required=True).add_parser(
+        "train", help="train from text files"
+    )
+    train_parser.add_argument("--out", type=Path, required=True, help="the tokenizer.json to write")
+    train_parser.add_argument("--vocab_size", type=int, default=6400, help="entries in all (default: 6400)")
+    train_parser.add_argument("text", type=Path, nargs="+", help="UTF-8 text files")
+    options = parser.parse_args(arguments)
+    try:
+        tokenizer = train(read_texts(options.text), options.vocab_size)
+        partial = options.out.with_name(options.out.name + ".partial")
+        tokenizer.save(partial)
+        os.replace(partial, options.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: {tokenizer.vocab_size} entries, sha256 {tokenizer.fingerprint}")
+    return 0

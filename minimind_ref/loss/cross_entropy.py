@@ -1,0 +1,53 @@
+"""Masked cross-entropy over the vocabulary.  Spec: specs/cross_entropy.md."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from minimind_ref.checks import require_range, require_shape
+
+IGNORE_INDEX = -100
+
+
+def token_logp(logits: Float[Tensor, "*lead v"], labels: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """Log-probability of each label in nats: z_y − log Σ exp z, in float32 or wider (CROSS_ENTROPY-2)."""
+    require_shape("labels", labels, tuple(logits.shape[:-1]), "the rows of logits")
+    require_range("labels", labels, logits.shape[-1], "the width of logits")
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def cross_entropy(
+    logits: Float[Tensor, "*lead v"],
+    labels: Int[Tensor, "*rows"],
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    reduction: str = "mean",
+    implementation: str = "explicit",
+) -> Float[Tensor, "*out"]:
+    """Mean (or "sum", or "none") of −log p(label) over the labels that are not `ignore_index`, in nats.
+
+    Logits and labels are already aligned: nothing is shifted here.  Ignored rows are not looked at, whatever they
+    hold; where nothing is supervised, the loss and its gradients are 0 (CROSS_ENTROPY-5).
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction={reduction!r} must be 'mean', 'sum' or 'none'")
+    require_shape("labels", labels, tuple(logits.shape[:-1]), "the rows of logits")
+    supervised = labels != ignore_index
+    if implementation == "fused":
+        total = _fused(logits, labels, ignore_index, "none" if reduction == "none" else "sum")
+        return total / supervised.sum().clamp(min=1) if reduction == "mean" else total
+    nll = -token_logp(logits[supervised], labels[supervised])
+    if reduction == "none":
+        return nll.new_zeros(labels.shape).masked_scatter(supervised, nll)
+    total = nll.sum()
+    return total / max(nll.numel(), 1) if reduction == "mean" else total
+
+
+def _fused(
+    logits: Float[Tensor, "*lead v"], labels: Int[Tensor, "*rows"], ignore_index: int, reduction: str
+) -> Float[Tensor, "*out"]:
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    nll = F.cross_entropy(wide.flatten(0, -2), labels.flatten(), ignore_index=ignore_index, reduction=reduction)
+    return nll.view(labels.shape) if reduction == "none" else nll

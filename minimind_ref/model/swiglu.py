@@ -1,0 +1,43 @@
+"""Gated feed-forward network.  Spec: specs/swiglu.md."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from minimind_ref.checks import require_rank, require_shape
+
+
+def swiglu(
+    x: Float[Tensor, "*lead d"],
+    w_gate: Float[Tensor, "f d1"],
+    w_up: Float[Tensor, "f1 d2"],
+    w_down: Float[Tensor, "d3 f2"],
+) -> Float[Tensor, "*lead d"]:
+    """W_down (silu(W_gate x) ⊙ W_up x), with silu(a) = a·σ(a) (SWIGLU-1).
+
+    Source: Shazeer 2020, arXiv:2002.05202, eq. 6.  Differs: no biases.
+    """
+    require_rank("w_gate", w_gate, 2)
+    f, d = w_gate.shape
+    require_shape("x", x, (*x.shape[:-1], d), f"the columns of w_gate, shape {(f, d)}")
+    require_shape("w_up", w_up, (f, d), "the shape of w_gate")
+    require_shape("w_down", w_down, (d, f), "the shape of w_gate, transposed")
+    gate = F.silu(F.linear(x, w_gate))
+    return F.linear(gate * F.linear(x, w_up), w_down)
+
+
+class SwiGLU(nn.Module):
+    """`swiglu` with owned projections, under MiniMind's names."""
+
+    def __init__(self, d: int, f: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(d, f, bias=False)
+        self.up_proj = nn.Linear(d, f, bias=False)
+        self.down_proj = nn.Linear(f, d, bias=False)
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight
+
+    def forward(self, x: Float[Tensor, "*lead d"]) -> Float[Tensor, "*lead d"]:
+        return swiglu(x, *self.weights)
