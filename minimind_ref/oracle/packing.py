@@ -29,11 +29,12 @@ def pack(documents: Sequence[Sequence[int]], length: int, *, pad_id: int = 0) ->
     return _fill(documents, place, (1 + place[tokens[-1]][0], length), pad_id)
 
 
-def pad(documents: Sequence[Sequence[int]], length: int, *, pad_id: int = 0) -> Rows:
-    """Give each document a row of its own: its first `length` tokens, then padding (PACKING-9)."""
+def pad(documents: Sequence[Sequence[int]], length: int, *, pad_id: int = 0, keep_end: bool = False) -> Rows:
+    """Give each document a row: its first `length` tokens, or (keep_end) one less and its last (PACKING-9, -14)."""
     _check(documents, length)
-    place = {(d, i): (d, i) for d, document in enumerate(documents) for i in range(min(len(document), length))}
-    return _fill(documents, place, (len(documents), length), pad_id)
+    kept = [d[:length] if len(d) <= length or not keep_end else [*d[: length - 1], d[-1]] for d in documents]
+    place = {(d, i): (d, i) for d, document in enumerate(kept) for i in range(len(document))}
+    return _fill(kept, place, (len(kept), length), pad_id)
 
 
 def _fill(documents: Sequence[Sequence[int]], place: Place, shape: tuple[int, int], pad_id: int) -> Rows:
@@ -51,7 +52,10 @@ def _fill(documents: Sequence[Sequence[int]], place: Place, shape: tuple[int, in
 
 
 def _check(documents: Sequence[Sequence[int]], length: int) -> None:
-    require_positive("length", length)
+    if length < 2:
+        raise ValueError(f"length is {length} but must be at least 2")
     require_positive("number of documents", len(documents))
     for d, document in enumerate(documents):
         require_positive(f"length of documents[{d}]", len(document))
+        if min(document) < 0:
+            raise ValueError(f"documents[{d}] holds {min(document)} but ids are at least 0")

@@ -6,7 +6,7 @@ Source: Sennrich et al. 2016, arXiv:1508.07909, algorithm 1; Radford et al. 2019
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -81,20 +81,14 @@ def encode(text: str, vocab: Vocab, merges: Merges) -> list[int]:
     return ids
 
 
-def decode(ids: Sequence[int], vocab: Vocab) -> str:
+def decode(ids: Sequence[int], vocab: Vocab, *, special_tokens: Collection[str] = ()) -> str:
     """Decode ids: the bytes of all tokens in a row, as UTF-8; what is not UTF-8 becomes U+FFFD (TOKENIZER-6)."""
-    token_of = {i: token for token, i in vocab.items()}
+    byte_of = {name: byte for byte, name in enumerate(byte_alphabet())}
+    token_of = {i: "" if token in special_tokens else token for token, i in vocab.items()}
     for i in ids:
         if i not in token_of:
             raise ValueError(f"ids holds {i} but the vocabulary has {len(vocab)} entries")
-    return b"".join(_token_bytes(token_of[i]) for i in ids).decode("utf-8", errors="replace")
-
-
-def _token_bytes(token: str) -> bytes:
-    byte_of = {name: byte for byte, name in enumerate(byte_alphabet())}
-    if all(name in byte_of for name in token):
-        return bytes(byte_of[name] for name in token)
-    return token.encode("utf-8")  # a control token may be named by characters that stand for no byte
+    return bytes(byte_of[name] for i in ids for name in token_of[i]).decode("utf-8", errors="replace")
 
 
 def train(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str]) -> tuple[Vocab, Merges]:
