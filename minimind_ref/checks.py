@@ -15,6 +15,12 @@ def require_shape(name: str, array: Any, shape: tuple[int, ...], reason: str) ->
         raise ValueError(f"{name} has shape {tuple(array.shape)} but must have {shape}: {reason}")
 
 
+def require_positive(name: str, size: int) -> None:
+    """Raise ValueError unless an axis has an entry, as an empty sequence's has not."""
+    if size < 1:
+        raise ValueError(f"{name} is {size} but must be at least 1")
+
+
 def require_range(name: str, array: Any, stop: int, limit: str) -> None:
     """Raise ValueError unless every integer lies in [0, stop); `limit` names what `stop` is."""
     if 0 in array.shape:

@@ -5,15 +5,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minimind_ref.checks import require_range, require_shape
+from minimind_ref.checks import require_positive, require_range, require_shape
 
 IGNORE_INDEX = -100
 
 
 def token_logp(logits: Float[Tensor, "*lead v"], labels: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-    """Log-probability of each label in nats: z_y − log Σ exp z, in float32 or wider (CROSS_ENTROPY-2)."""
-    require_shape("labels", labels, tuple(logits.shape[:-1]), "the rows of logits")
-    require_range("labels", labels, logits.shape[-1], "the width of logits")
+    """Log-probability of each label in nats: z_y − log Σ exp z, in float32 or wider (CROSS_ENTROPY-1, -12)."""
+    _check(logits, labels, labels)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return wide.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
@@ -29,12 +28,14 @@ def cross_entropy(
     """Mean (or "sum", or "none") of −log p(label) over the labels that are not `ignore_index`, in nats.
 
     Logits and labels are already aligned: nothing is shifted here.  Ignored rows are not looked at, whatever they
-    hold; where nothing is supervised, the loss and its gradients are 0 (CROSS_ENTROPY-5).
+    hold; where nothing is supervised, the loss and its gradients are 0 (CROSS_ENTROPY-2 … -5).
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction={reduction!r} must be 'mean', 'sum' or 'none'")
-    require_shape("labels", labels, tuple(logits.shape[:-1]), "the rows of logits")
+    if implementation not in ("explicit", "fused"):
+        raise ValueError(f"implementation={implementation!r} must be 'explicit' or 'fused'")
     supervised = labels != ignore_index
+    _check(logits, labels, labels[supervised])
     if implementation == "fused":
         total = _fused(logits, labels, ignore_index, "none" if reduction == "none" else "sum")
         return total / supervised.sum().clamp(min=1) if reduction == "mean" else total
@@ -49,5 +50,14 @@ def _fused(
     logits: Float[Tensor, "*lead v"], labels: Int[Tensor, "*rows"], ignore_index: int, reduction: str
 ) -> Float[Tensor, "*out"]:
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    nll = F.cross_entropy(wide.flatten(0, -2), labels.flatten(), ignore_index=ignore_index, reduction=reduction)
+    nll = F.cross_entropy(
+        wide.reshape(-1, wide.shape[-1]), labels.flatten(), ignore_index=ignore_index, reduction=reduction
+    )
     return nll.view(labels.shape) if reduction == "none" else nll
+
+
+def _check(logits: Tensor, labels: Tensor, ids: Tensor) -> None:
+    """Refuse what torch would broadcast or, on CUDA, assert; `ids` are the labels that must be in the vocabulary."""
+    require_shape("labels", labels, tuple(logits.shape[:-1]), "the rows of logits")
+    require_positive("width of logits", logits.shape[-1])
+    require_range("labels", ids, logits.shape[-1], "the width of logits")

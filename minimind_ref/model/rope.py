@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minimind_ref.checks import require_rank, require_shape
+from minimind_ref.checks import require_positive, require_rank, require_shape
 from minimind_ref.config import validate_rope_scaling
 
 DEFAULTS = {  # per type: factor, original length, beta_fast, beta_slow
-    "yarn": (16.0, 2048, 32.0, 1.0),
+    "yarn": (None, 2048, 32.0, 1.0),
     "yarn-minimind2": (4.0, 2048, 4.0, 1.0),
     "yarn-minimind3": (16.0, 2048, 32.0, 1.0),
 }
@@ -43,6 +43,8 @@ def rope_frequencies(
 
 
 def _settings(scaling: Mapping[str, Any]) -> tuple[float, int, float, float]:
+    if scaling["type"] == "yarn" and scaling.get("factor") is None:
+        raise ValueError(f"rope_scaling type='yarn' needs a factor but has only {', '.join(scaling)}")
     keys = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow")
     return tuple(scaling.get(key, default) for key, default in zip(keys, DEFAULTS[scaling["type"]], strict=True))  # type: ignore[return-value]
 
@@ -55,7 +57,7 @@ def _turns_to_dimension(turns: float, head_dim: int, theta: float, length: int) 
 def _minimind2_stretch(
     frequencies: Float[Tensor, " half"], factor: float, length: int, fast: float, slow: float
 ) -> Float[Tensor, " half"]:
-    """MiniMind2's own ramp over beta, kept for its weights: it is not YaRN (ROPE-12)."""
+    """MiniMind2's own ramp over beta, kept for its weights: it is not YaRN (ROPE-17, ROPE-20)."""
     half = len(frequencies)
     index = torch.arange(half, dtype=torch.float64, device="cpu")
     beta = slow + (fast - slow) * index / max(half - 1, 1)
@@ -65,7 +67,7 @@ def _minimind2_stretch(
 
 
 def yarn_attention_factor(scaling: Mapping[str, Any] | None) -> float:
-    """What cos and sin are multiplied by: 0.1·ln(factor) + 1 as published, 1 in MiniMind's forms and without YaRN."""
+    """Factor of cos and sin: 0.1·ln s + 1 as published, 1 in MiniMind's forms and without YaRN (ROPE-18)."""
     if scaling is None:
         return 1.0
     validate_rope_scaling(scaling)
@@ -77,22 +79,26 @@ def yarn_attention_factor(scaling: Mapping[str, Any] | None) -> float:
 def rope_table(
     positions: Int[Tensor, "*lead s"], frequencies: Float[Tensor, " half"], *, attention_factor: float = 1.0
 ) -> tuple[Float[Tensor, "*lead s half"], Float[Tensor, "*lead s half"]]:
-    """Cosine and sine of position × frequency, float32 on the positions' device, whatever the model's dtype (ROPE-4).
+    """Cosine and sine of position × frequency, on the positions' device, in the frequencies' dtype (ROPE-2, ROPE-4).
 
-    Angles are formed in float64 (on the CPU where the device has none): a float32 angle is off by 3u × position.
+    Angles are formed in float64: a float32 angle is off by 3u × position.  MPS, which has no float64, gets float32
+    tables that were computed on the CPU.
     """
-    device = positions.device
+    if positions.ndim not in (1, 2):
+        raise ValueError(f"positions has {positions.ndim} axes, shape {tuple(positions.shape)}, but must have 1 or 2")
+    require_positive("length of positions", positions.numel())
+    device, dtype = positions.device, torch.promote_types(frequencies.dtype, torch.float32)
     if device.type == "mps":
-        positions = positions.cpu()
-    angle = positions.double()[..., None] * frequencies.to(positions.device)
+        positions, dtype = positions.cpu(), torch.float32
+    angle = positions.double()[..., None] * frequencies.to(positions.device, torch.float64)
     cos, sin = angle.cos() * attention_factor, angle.sin() * attention_factor
-    return cos.float().to(device), sin.float().to(device)
+    return cos.to(dtype).to(device), sin.to(dtype).to(device)
 
 
 def apply_rope(
-    x: Float[Tensor, "b s n h"], cos: Float[Tensor, "*lead half"], sin: Float[Tensor, "*lead half"]
+    x: Float[Tensor, "..."], cos: Float[Tensor, "... half"], sin: Float[Tensor, "..."]
 ) -> Float[Tensor, "b s n h"]:
-    """Rotate pair (i, i + h/2) of every head by its position's angle, in float32 or wider (ROPE-2).
+    """Rotate pair (i, i + h/2) of every head of x (b, s, n, h) by its position's angle, in float32 or wider (ROPE-7).
 
     cos and sin are (s, h/2), or (b, s, h/2) where positions differ between rows.
 
@@ -100,9 +106,12 @@ def apply_rope(
     """
     require_rank("x", x, 4)
     b, s, _, h = x.shape
+    shape = (s, h // 2) if cos.ndim == 2 else (b, s, h // 2)
     for name, table in (("cos", cos), ("sin", sin)):
-        shape = (s, h // 2) if table.ndim == 2 else (b, s, h // 2)
         require_shape(name, table, shape, f"the positions and half the head width of x, shape {tuple(x.shape)}")
+    if h % 2:
+        raise ValueError(f"x has head width {h}, which must be even: cos has width {h // 2} and turns pairs")
+    require_positive("length of x", s)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     first, second = wide[..., : h // 2], wide[..., h // 2 :]
     cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)

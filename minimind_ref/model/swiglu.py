@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minimind_ref.checks import require_rank, require_shape
+from minimind_ref.checks import require_positive, require_rank, require_shape
 
 
 def swiglu(
@@ -22,6 +22,8 @@ def swiglu(
     require_shape("x", x, (*x.shape[:-1], d), f"the columns of w_gate, shape {(f, d)}")
     require_shape("w_up", w_up, (f, d), "the shape of w_gate")
     require_shape("w_down", w_down, (d, f), "the shape of w_gate, transposed")
+    require_positive("width of x", d)
+    require_positive("FFN width", f)
     gate = F.silu(F.linear(x, w_gate))
     return F.linear(gate * F.linear(x, w_up), w_down)
 

@@ -100,7 +100,9 @@ class Transformer(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(past, past + input_ids.shape[1], device=input_ids.device)
         frequencies = rope_frequencies(c.head_dim, theta=c.rope_theta, scaling=scaling)
-        return rope_table(position_ids, frequencies, attention_factor=yarn_attention_factor(scaling))
+        table = rope_table(position_ids, frequencies, attention_factor=yarn_attention_factor(scaling))
+        wide = torch.promote_types(self.lm_head.weight.dtype, torch.float32)
+        return table[0].to(wide), table[1].to(wide)
 
 
 def make_mask(
