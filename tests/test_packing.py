@@ -140,7 +140,12 @@ def test_packing_11_permuting_documents_permutes_rows(data, documents, length):
 
 @pytest.fixture(scope="module")
 def network():
-    return Transformer(PRESETS["tiny"], generator=torch.Generator().manual_seed(5)).double()
+    network = Transformer(PRESETS["tiny"], generator=torch.Generator().manual_seed(5)).double()
+    with torch.no_grad():  # a fresh network attends almost evenly, and then positions hardly matter
+        for layer in network.model.layers:
+            layer.self_attn.q_proj.weight.mul_(8)
+            layer.self_attn.k_proj.weight.mul_(8)
+    return network
 
 
 def costs(network, ids, labels, **options):
@@ -156,7 +161,7 @@ def batch(documents, length):
 
 
 DOCUMENTS = [[1, *range(10 + 7 * d, 10 + 7 * d + size), 2] for d, size in enumerate([5, 2, 11, 3, 0, 17])]
-REORDERED = "the same sums over at most 50 tokens and 64 widths in another order, through a few layers"
+REORDERED = "the same sums in another order through four layers, the scores of sharp attention among them"
 
 
 def test_packing_8_packed_documents_cost_what_they_cost_alone(network):
@@ -174,7 +179,7 @@ def test_packing_8_packed_documents_cost_what_they_cost_alone(network):
         expected = sum(piece_gradients[name] for _, piece_gradients in pieces)
         assert expected.abs().max() > 0
         # units of the largest entry: a small one is what is left of large terms that cancel
-        bound = ulps(1024, "float64", reason=REORDERED).of(np.full(expected.shape, expected.abs().max().item()))
+        bound = ulps(4096, "float64", reason=REORDERED).of(np.full(expected.shape, expected.abs().max().item()))
         assert_within(gradient, expected, bound)
 
 
