@@ -47,7 +47,7 @@ def supervised_spans(messages: Chat, **options: Any) -> list[tuple[int, int]]:
 
 
 def encode_chat(tokenizer: Any, messages: Chat, **options: Any) -> tuple[list[int], list[bool]]:
-    """Encode to ids and whether each is supervised; `tokenizer.encode` itself knows no `control_ids` (CHAT_TEMPLATE-9)."""
+    """Encode to ids and whether each is supervised; `tokenizer.encode` knows no `control_ids` (CHAT_TEMPLATE-9)."""
     pieces: list[tuple[str, bool, bool]] = []  # text, is a control token, is supervised
     for text, trusted, supervised in render(messages, **options):
         names = tokenizer.control_ids if trusted else ()
