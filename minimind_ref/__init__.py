@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from minimind_ref.config import PRESETS, ModelConfig, count_parameters
     from minimind_ref.model.transformer import Transformer
 
+__version__ = "0.1.0"
 __all__ = ["PRESETS", "ModelConfig", "Transformer", "count_parameters"]
 
 

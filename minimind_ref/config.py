@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 CHOICES = {
     "aux_loss_form": ("sequence", "batch", "slots"),
+    "ffn_rule": ("8/3", "pi"),
     "norm_cast": ("before", "after"),
     "initialisation": ("fan_in_uniform", "normal"),
 }
@@ -17,8 +18,9 @@ ROPE_SCALING_TYPES = ("yarn", "yarn-minimind2", "yarn-minimind3")
 ROPE_SCALING_KEYS = ("type", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor")
 
 
-def _flag(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def flag(default: Any, text: str, **more: Any) -> Any:
+    """A dataclass field that is also a command-line flag: its default and its help text."""
+    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,33 +31,32 @@ class ModelConfig:
     Raises ValueError, naming both values, where the network cannot be built.
     """
 
-    vocab_size: int = _flag(6400, "rows of the embedding (v)")
-    hidden_size: int = _flag(512, "width of the residual stream (d)")
-    num_hidden_layers: int = _flag(8, "blocks")
-    num_attention_heads: int = _flag(8, "query heads (n)")
-    num_key_value_heads: int = _flag(2, "key/value heads (k), a divisor of the query heads; none: as many")
-    head_dim: int = _flag(None, "width of a head (h); none: hidden_size / num_attention_heads")
-    intermediate_size: int = _flag(None, "FFN width (f); none: 8/3 of hidden_size, rounded up to 64")
-    max_position_embeddings: int = _flag(32768, "positions that the rotary table covers")
-    rope_theta: float = _flag(1e6, "base of the rotary frequencies")
-    rope_scaling: Mapping[str, Any] | None = _flag(
-        None, 'YaRN as a JSON object, e.g. \'{"type": "yarn", "factor": 4}\''
-    )
-    rms_norm_eps: float = _flag(1e-5, "epsilon inside RMSNorm's root")
-    norm_cast: str = _flag("before", "RMSNorm rounds to the input's dtype 'before' or 'after' the weight")
-    qk_norm: bool = _flag(False, "RMSNorm on every query and key head, before RoPE")
-    use_moe: bool = _flag(False, "mixture of experts in place of the FFN")
-    num_experts: int = _flag(4, "routed experts (e)")
-    num_shared_experts: int = _flag(1, "experts that every token visits")
-    num_experts_per_tok: int = _flag(2, "routed experts per token (c)")
-    moe_intermediate_size: int = _flag(None, "FFN width of one expert; none: intermediate_size")
-    norm_topk_prob: bool = _flag(True, "the chosen experts' weights are divided by their sum")
-    aux_loss_form: str = _flag("sequence", "load balance: 'sequence' or 'batch' (MiniMind2), 'slots' (MiniMind-3)")
-    aux_loss_coef: float = _flag(0.1, "weight of the load-balancing loss")
-    aux_loss_counts_padding: bool = _flag(False, "padding enters the load-balancing loss, as in MiniMind")
-    dropout: float = _flag(0.0, "probability of zeroing an attention weight or a residual entry in training")
-    tie_word_embeddings: bool = _flag(True, "the head is the embedding")
-    initialisation: str = _flag("fan_in_uniform", "'fan_in_uniform' (MiniMind2) or 'normal' with std 0.02 (MiniMind-3)")
+    vocab_size: int = flag(6400, "rows of the embedding (v)")
+    hidden_size: int = flag(512, "width of the residual stream (d)")
+    num_hidden_layers: int = flag(8, "blocks")
+    num_attention_heads: int = flag(8, "query heads (n)")
+    num_key_value_heads: int = flag(2, "key/value heads (k), divides the query heads; none: as many", optional=True)
+    head_dim: int = flag(None, "width of a head (h); none: hidden_size / num_attention_heads", optional=True)
+    intermediate_size: int = flag(None, "FFN width (f); none: by ffn_rule", optional=True)
+    ffn_rule: str = flag("8/3", "FFN width per hidden_size, rounded up to 64: '8/3' (MiniMind2) or 'pi' (MiniMind-3)")
+    max_position_embeddings: int = flag(32768, "positions that the rotary table covers")
+    rope_theta: float = flag(1e6, "base of the rotary frequencies")
+    rope_scaling: Mapping[str, Any] | None = flag(None, 'YaRN as a JSON object, e.g. \'{"type": "yarn", "factor": 4}\'')
+    rms_norm_eps: float = flag(1e-5, "epsilon inside RMSNorm's root")
+    norm_cast: str = flag("before", "RMSNorm rounds to the input's dtype 'before' or 'after' the weight")
+    qk_norm: bool = flag(False, "RMSNorm on every query and key head, before RoPE")
+    use_moe: bool = flag(False, "mixture of experts in place of the FFN")
+    num_experts: int = flag(4, "routed experts (e)")
+    num_shared_experts: int = flag(1, "experts that every token visits")
+    num_experts_per_tok: int = flag(2, "routed experts per token (c)")
+    moe_intermediate_size: int = flag(None, "FFN width of one expert; none: intermediate_size", optional=True)
+    norm_topk_prob: bool = flag(True, "the chosen experts' weights are divided by their sum")
+    aux_loss_form: str = flag("sequence", "load balance: 'sequence' or 'batch' (MiniMind2), 'slots' (MiniMind-3)")
+    aux_loss_coef: float = flag(0.1, "weight of the load-balancing loss")
+    aux_loss_counts_padding: bool = flag(False, "padding enters the load-balancing loss, as in MiniMind")
+    dropout: float = flag(0.0, "probability of zeroing an attention weight or a residual entry in training")
+    tie_word_embeddings: bool = flag(True, "the head is the embedding")
+    initialisation: str = flag("fan_in_uniform", "'fan_in_uniform' (MiniMind2) or 'normal' with std 0.02 (MiniMind-3)")
 
     def __post_init__(self) -> None:
         derived = {name for name in DERIVED if getattr(self, name) is None}
@@ -108,10 +109,14 @@ def _head_dim(config: ModelConfig) -> int:
     return config.hidden_size // config.num_attention_heads
 
 
+def _ffn_width(config: ModelConfig) -> float:
+    return math.pi * config.hidden_size if config.ffn_rule == "pi" else int(8 * config.hidden_size / 3)
+
+
 DERIVED = {
     "num_key_value_heads": lambda c: c.num_attention_heads,
     "head_dim": _head_dim,
-    "intermediate_size": lambda c: 64 * math.ceil(int(8 * c.hidden_size / 3) / 64),
+    "intermediate_size": lambda c: 64 * math.ceil(_ffn_width(c) / 64),
     "moe_intermediate_size": lambda c: c.intermediate_size,
 }
 
@@ -189,10 +194,9 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
 
 def _minimind3(**changes: Any) -> ModelConfig:
     """MiniMind-3's family: q/k norm, wider FFN, no shared expert, top-1, normal initialisation."""
-    width = changes["hidden_size"]
     defaults: dict[str, Any] = dict(
         num_key_value_heads=4,
-        intermediate_size=64 * math.ceil(math.pi * width / 64),
+        ffn_rule="pi",
         rms_norm_eps=1e-6,
         norm_cast="after",
         qk_norm=True,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def windows(num_micro_batches: int, accumulation_steps: int) -> list[range]:
-    """Cut 0 … num_micro_batches into windows of `accumulation_steps`, the last one possibly shorter (ACCUMULATION-4)."""
+    """Cut 0 … num_micro_batches into windows of `accumulation_steps`, the last one maybe shorter (ACCUMULATION-4)."""
     if num_micro_batches < 0:
         raise ValueError(f"num_micro_batches={num_micro_batches} must be at least 0")
     if accumulation_steps < 1:

@@ -1,11 +1,11 @@
-# ruff: noqa: E501
 """Define the number formats and precision profiles for which error bounds are derived.
 
-A profile keeps the precision in which numbers are *stored* (inputs, results, the storage points that a spec names) apart
-from the one in which they are *accumulated*: bfloat16 and float16 models accumulate in float32.
+A profile keeps the precision in which numbers are *stored* (inputs, results, the storage points that a spec names)
+apart from the one in which they are *accumulated*: bfloat16 and float16 models accumulate in float32.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Format:
 
     @property
     def smallest_normal(self) -> float:
-        """Give the smallest normal number: where libraries flush to zero, they flush below it."""
+        """Give the smallest normal number: what libraries that flush to zero flush lies below it."""
         return 2.0**self.smallest_exponent
 
     @property
@@ -42,10 +42,10 @@ class Format:
         """Give the largest finite number."""
         return (2.0 - 2.0 ** (1 - self.digits)) * 2.0**self.largest_exponent
 
-    def round(self, x: np.ndarray | float) -> np.ndarray:
-        """Round float64 numbers to the nearest number of this format, ties to even; what is too large becomes inf."""
+    def round(self, x: Any) -> Any:
+        """Round float64 numbers to the nearest of this format, ties to even; beyond the largest they become inf."""
         x = np.asarray(x, np.float64)
-        if self.digits == 53:
+        if self.digits == FLOAT64.digits:
             return x
         with np.errstate(all="ignore"):
             exponent = np.maximum(np.frexp(x)[1] - 1, self.smallest_exponent) - (self.digits - 1)
@@ -69,7 +69,7 @@ class Profile:
 
     @property
     def unit(self) -> float:
-        """Give u for one operation: the implementation's rounding plus that of the oracle itself."""
+        """Give u for one operation: the implementation's rounding and the oracle's own."""
         return self.accumulation.unit + ORACLE_UNIT
 
 
@@ -90,11 +90,11 @@ def as_profile(profile: "str | Profile") -> Profile:
     return PROFILES[profile]
 
 
-def gamma(roundings: np.ndarray | float, unit: float) -> np.ndarray:
+def gamma(roundings: Any, unit: float) -> Any:
     """Bound the relative error of k roundings, γ(k) = k·u / (1 − k·u), infinite from k·u = 1.
 
     Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, lemma 3.1.
     """
     ku = np.asarray(roundings, np.float64) * unit
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(ku < 1, ku / np.maximum(1 - ku, 0), np.inf)

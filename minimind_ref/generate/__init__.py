@@ -1,0 +1,1 @@
+"""Text out of a network: filtering of logits, sampling, the key/value cache."""

@@ -1,0 +1,85 @@
+"""Where the faces must agree before a value is recorded: oracle, definition, torch, and the definition's slopes."""
+
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minimind_ref.golden import faces, files
+from minimind_ref.golden.generator import draw
+from minimind_ref.golden.trees import GoldenError, leaves, map_leaves
+
+STEP = Decimal(10) ** -20  # of the central difference in 50-digit decimals: its error is far below float64's
+
+
+def within(what: str, actual: Any, expected: Any, bound: np.ndarray | None) -> None:
+    """Raise GoldenError where |actual − expected| > bound; exact results, NaN and infinities must be the same."""
+    if bound is None:
+        if not np.array_equal(actual, expected):
+            raise GoldenError(f"{what} is {actual!r} but {expected!r} is expected")
+        return
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    if actual.shape != expected.shape:
+        raise GoldenError(f"{what} has shape {actual.shape} but {expected.shape} is expected")
+    good = close(actual, expected, bound)
+    if not good.all():
+        at = tuple(int(i) for i in np.argwhere(~good)[0])
+        allowed = float(np.broadcast_to(bound, good.shape)[at])
+        raise GoldenError(f"{what} is {actual[at]!s} at {list(at)} but {expected[at]!s} ± {allowed:.3g} is expected")
+
+
+def close(actual: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Say, entry by entry, |actual − expected| ≤ bound, or both the same infinity, or both NaN."""
+    with np.errstate(invalid="ignore"):
+        return (np.abs(actual - expected) <= bound) | (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+
+
+def with_torch(component: str, case: dict[str, Any], outputs: Any, gradients: Any) -> None:
+    """Hold the torch face and autograd in float64 against the expected values."""
+    found = faces.run_torch(component, case)
+    for computed, results, what in zip((outputs, gradients), found or (), ("", "gradient of "), strict=False):
+        for n, expected in computed.expected["float64"].items():
+            within(f"torch's {what}{n}", results[n], expected, computed.bound["float64"].get(n))
+
+
+def with_slopes(component: str, case: dict[str, Any], gradients: Any, specs: Path) -> None:
+    """Hold ⟨gradient, direction⟩ against the definition's central difference, which 50 digits make as good as exact."""
+    inputs = files.build(case["inputs"])
+    for i, (name, gradient) in enumerate(gradients.expected.get("float64", {}).items()):
+        direction = draw(1000 + i, gradient.shape, structure="uniform")
+        ends = [faces.run_definition(component, case, moved(inputs, name, direction, s), specs) for s in (STEP, -STEP)]
+        if ends[0] is None or not np.isfinite(gradient).all():
+            continue
+        high, low = (projected(case, end) for end in ends)
+        slope = (high - low) / (2 * Fraction(STEP))
+        bound = np.asarray(np.sum(np.abs(direction) * gradients.bound["float64"][name]))
+        within(f"the definition's slope along {name}", float(slope - inner(gradient, direction)), 0.0, bound)
+
+
+def moved(inputs: dict[str, Any], name: str, direction: np.ndarray, step: Decimal) -> dict[str, Any]:
+    """Move one input along a direction, in decimals."""
+    names = iter([n for n, _ in leaves(inputs)])
+
+    def move(x: Any) -> Any:
+        if next(names) != name:
+            return x
+        return np.vectorize(lambda a, d: Decimal(a) + step * Decimal(d), otypes=[object])(x, direction)
+
+    with localcontext() as context:
+        context.prec = 100  # the sum must not be rounded: the step would be lost in it
+        return map_leaves(move, inputs)
+
+
+def inner(x: Any, y: Any) -> Fraction:
+    """Sum x·y without rounding."""
+    pairs = zip(np.ravel(np.array(x, object)).tolist(), np.ravel(np.array(y, object)).tolist(), strict=True)
+    return sum((Fraction(a) * Fraction(b) for a, b in pairs), Fraction(0))
+
+
+def projected(case: dict[str, Any], result: Any) -> Fraction:
+    """Sum cotangent · output over a definition's outputs, exactly."""
+    outputs = dict(zip(case["outputs"], (y for _, y in leaves(result)), strict=True))
+    cotangents = files.build(case["gradients"]["cotangent"])
+    return sum((inner(c, outputs[n]) for n, c in cotangents.items()), Fraction(0))

@@ -1,0 +1,100 @@
+"""The computed half of a case: expected values, and for each profile how far an honest result may be from them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minimind_ref.golden import agreement, faces, files
+from minimind_ref.golden.trees import GoldenError, is_floating, leaves, map_leaves
+
+Named = dict[str, Any]
+
+
+@dataclass
+class Computed:
+    """Results by profile and name; a profile other than float64 is in `expected` only where it rounds the inputs."""
+
+    by: str = "oracle"
+    expected: dict[str, Named] = field(default_factory=dict)
+    tolerance: dict[str, Named] = field(default_factory=dict)  # of float64 code on the same inputs
+    bound: dict[str, Named] = field(default_factory=dict)
+
+
+def compute(component: str, case: dict[str, Any], specs: Path, *, full: bool) -> tuple[Computed, Computed]:
+    """Compute a case's outputs and gradients with their bounds.
+
+    `full` runs the spec's definition (its values are then the expected ones) and the torch face too, and raises
+    GoldenError where a face is outside the float64 bound; otherwise the oracle runs alone.
+    """
+    from minimind_ref.oracle.bounded import PROFILES
+
+    outputs, gradients = Computed(), Computed()
+    for profile in ["float64", *[p for p in case.get("profiles", PROFILES) if p != "float64"]]:
+        inputs, cotangents = as_stored(case, profile)
+        source = profile if profile == "float64" or differ(case, inputs, cotangents) else "float64"
+        if source == profile:
+            expect(component, case, profile, inputs, cotangents, specs if full else None, outputs, gradients)
+        for computed, results in zip(
+            (outputs, gradients), faces.run_oracle(component, case, inputs, cotangents, profile), strict=True
+        ):
+            computed.bound[profile] = bounds(results, computed.expected[source], profile)
+    if full:
+        agreement.with_torch(component, case, outputs, gradients)
+        agreement.with_slopes(component, case, gradients, specs)
+    return outputs, gradients
+
+
+def expect(
+    component: str, case: dict[str, Any], profile: str, inputs: Named, cotangents: Named, specs: Path | None,
+    outputs: Computed, gradients: Computed,
+) -> None:  # fmt: skip
+    """Fill in the expected values for one set of inputs, from the definition where there is one, and the tolerances."""
+    for computed, results in zip(
+        (outputs, gradients), faces.run_oracle(component, case, inputs, cotangents, "float64"), strict=True
+    ):
+        computed.expected[profile] = {n: plain(y) for n, y in results.items()}
+        computed.tolerance[profile] = bounds(results, computed.expected[profile], "float64")
+    exact = faces.exact_outputs(component, case, inputs, specs) if specs else None
+    if exact is not None:
+        for n, y in outputs.expected[profile].items():
+            agreement.within(f"oracle's {n}", y, exact[n], outputs.tolerance[profile].get(n))
+        outputs.expected[profile], outputs.by = exact, "definition"
+
+
+def as_stored(case: dict[str, Any], profile: str) -> tuple[Named, Named]:
+    """Build the inputs and the cotangents, rounded to the profile's storage type."""
+    given = (files.build(case["inputs"]), files.build(case["gradients"]["cotangent"]) if "gradients" in case else {})
+    inputs, cotangents = (map_leaves(plain, faces.with_bounds(x, profile)) for x in given)
+    return inputs, cotangents
+
+
+def differ(case: dict[str, Any], inputs: Named, cotangents: Named) -> bool:
+    """Say whether rounding to a storage type changed an input or a cotangent."""
+    pairs = zip(as_stored(case, "float64"), (inputs, cotangents), strict=True)
+    both = [(a, b) for x, y in pairs for (_, a), (_, b) in zip(leaves(x), leaves(y), strict=True)]
+    return any(is_floating(a) and not np.array_equal(a, b, equal_nan=True) for a, b in both)
+
+
+def plain(y: Any) -> Any:
+    """Take the value out of a bound-carrying array; what is no array is returned as it is."""
+    from minimind_ref.oracle.bounded import value
+
+    return np.asarray(value(y)) if hasattr(y, "dtype") else y
+
+
+def bounds(results: Named, expected: Named, profile: str) -> Named:
+    """Give the bounds of the floating results: 0 where the expected value is not finite, and never infinite."""
+    from minimind_ref.oracle.bounded import bound
+
+    found = {}
+    for n, y in results.items():
+        if isinstance(y, float):
+            raise GoldenError(f"{n} is a plain float without a bound: give the input that it depends on a shape")
+        if hasattr(y, "dtype"):
+            each = np.where(np.isfinite(expected[n]), bound(y), 0.0)
+            if not np.isfinite(each).all():
+                raise GoldenError(f"{n} is undecided in {profile}: change the inputs or leave the profile out")
+            found |= {n: each} if is_floating(y) else {}
+    return found

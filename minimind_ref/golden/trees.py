@@ -1,0 +1,56 @@
+"""What functions take and return, as trees: tuples, named tuples and dicts of arrays, with a name for every leaf."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+class GoldenError(ValueError):
+    """A case that cannot be computed, or faces that disagree: the message says which and by how much."""
+
+
+def leaves(x: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Walk over what a function takes or returns, through tuples, named tuples, dicts and lists of arrays."""
+    if isinstance(x, tuple | dict) or (isinstance(x, list) and any(hasattr(entry, "dtype") for entry in x)):
+        keys = x if isinstance(x, dict) else getattr(x, "_fields", range(len(x)))
+        for key, entry in zip(keys, x.values() if isinstance(x, dict) else x, strict=True):
+            yield from leaves(entry, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, x
+
+
+def map_leaves(f: Callable[[Any], Any], x: Any) -> Any:
+    """Apply f to every leaf and keep the structure."""
+    if isinstance(x, dict):
+        return {key: map_leaves(f, entry) for key, entry in x.items()}
+    if isinstance(x, tuple):
+        entries = [map_leaves(f, entry) for entry in x]
+        return type(x)(*entries) if hasattr(x, "_fields") else tuple(entries)
+    return f(x)
+
+
+def is_floating(x: Any) -> bool:
+    """Say whether a leaf is an array of floats, bound or not."""
+    return getattr(getattr(x, "dtype", None), "kind", "") == "f"
+
+
+def typed(function: Callable[..., Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """Turn inputs given by named parts into the NamedTuple that the function's annotation asks for."""
+    asked = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
+    return {
+        name: asked[name](**x) if isinstance(x, dict) and hasattr(asked.get(name), "_fields") else x
+        for name, x in inputs.items()
+    }
+
+
+def is_tensor(x: Any) -> bool:
+    """Say whether x is a torch tensor, without importing torch."""
+    return hasattr(x, "requires_grad")
+
+
+def named(names: list[str], x: Any) -> dict[str, Any]:
+    """Give the leaves of a result their names."""
+    found = [leaf for _, leaf in leaves(x)]
+    if len(found) != len(names):
+        raise GoldenError(f"the names are {', '.join(names)} but there are {len(found)} results")
+    return dict(zip(names, found, strict=True))

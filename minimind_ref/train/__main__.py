@@ -1,0 +1,72 @@
+"""`python -m minimind_ref.train [STAGE] --flag value …`: read the command line, then run the stage."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minimind_ref.config import ModelConfig
+from minimind_ref.errors import UserError, run_command
+from minimind_ref.flags import Parser, add_fields, parse
+from minimind_ref.train.recipes import RECIPES, Family, layer
+from minimind_ref.train.settings import Settings
+
+STAGES = ("pretrain",)
+DESCRIPTION = """Train a language model.  Stages: pretrain (the default).
+
+With neither --preset nor a model flag, the preset is tiny with a recipe of its own, which a CPU trains in minutes.
+The defaults in brackets are those of the real presets; tiny's recipe sets {tiny}."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse the command line and run the stage that it names."""
+    argv = list(argv)
+    stage = argv.pop(0) if argv and not argv[0].startswith("-") else "pretrain"
+    if stage not in STAGES:
+        raise UserError(f"unknown stage {stage!r}; stages: {', '.join(STAGES)}")
+    given = parse(_parser(), argv)
+    from minimind_ref.train.run import run_stage  # torch takes seconds to load: --help and mistakes need none
+
+    if given.get("resume"):
+        from minimind_ref.train.checkpoint import read_resume
+
+        folder = Path(given.get("out_dir", Settings.out_dir))
+        content = read_resume(folder / f"{stage}_resume.pt", stage)
+        config, settings = resumed(given, content)
+        run_stage(stage, config, replace(settings, out_dir=str(folder), resume=True), content)
+    else:
+        run_stage(stage, *layer(given))
+
+
+def _parser() -> Parser:
+    tiny = ", ".join(f"{name} {value}" for name, value in RECIPES["tiny"].items())
+    parser = Parser(prog="python -m minimind_ref.train", description=DESCRIPTION.format(tiny=tiny))
+    parser.usage = "%(prog)s [STAGE] [--flag value …]"
+    add_fields(parser, Family, {}, "model")
+    add_fields(parser, ModelConfig, {}, "model")
+    add_fields(parser, Settings, {}, "run")
+    return parser
+
+
+FREE = {"out_dir", "resume", "device", "log_interval", "save_interval", "eval_interval", "eval_tokens", "num_workers"}
+FREE |= {"use_wandb", "ddp", "local_rank", "data_path"}
+"""Settings that a continuation may change: they do not change its weights (data_path: the content is compared)."""
+
+
+def resumed(given: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[ModelConfig, Settings]:
+    """The stored network and settings with the free ones as given; UserError where another one is asked to change."""
+    stored = {**content["config"], **content["settings"]}
+    asked = dict(given)
+    if "preset" in given or "compat" in given:
+        config, settings = layer(given)
+        asked |= {**config.to_dict(), **vars(settings)} | given
+    for name in asked.keys() & stored.keys() - FREE:
+        if asked[name] is not None and asked[name] != stored[name]:
+            raise UserError(f"--resume keeps the run's settings: {name} is {stored[name]}, not {asked[name]}")
+    free = {name: given[name] for name in FREE & given.keys()}
+    return ModelConfig(**content["config"]), replace(Settings(**content["settings"]), **free)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))  # type: ignore[arg-type]

@@ -1,0 +1,113 @@
+"""What a run shows: a progress bar, metrics.jsonl, curves.png, and Weights & Biases where asked."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from minimind_ref.errors import UserError
+
+
+class Metrics:
+    """Progress and measurements of one run; on every rank but the first all of it is silent."""
+
+    def __init__(self, folder: Path, *, main: bool, total_steps: int, done_steps: int) -> None:
+        self.main, self.path = main, folder / "metrics.jsonl"
+        self._bar: Any = tqdm(
+            total=total_steps,
+            initial=done_steps,
+            unit="step",
+            disable=not main,
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        )
+        self._wandb: Any = None
+        self._start, self._tokens = time.monotonic(), 0
+        if main:
+            keep_until(self.path, done_steps)
+
+    def start_wandb(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Log to Weights & Biases too: offline, into the run folder, where no account is configured."""
+        if not self.main:
+            return
+        wandb = import_wandb()
+        online = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        self._wandb = wandb.init(project="minimind_ref", dir=str(folder), config=dict(settings), mode=online)
+
+    def step(self, *, targets: int, loss: float, lr: float, advance: bool) -> None:
+        """Move the bar by one step and show tokens a second, loss and learning rate."""
+        self._tokens += targets
+        if self.main:
+            self._bar.set_postfix_str(
+                f"{self.tokens_per_second:,.0f} tok/s, loss {loss:.3f}, lr {lr:.2e}", refresh=False
+            )
+            self._bar.update(int(advance))
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Supervised tokens of all ranks a second, since the run or its continuation started."""
+        return self._tokens / max(time.monotonic() - self._start, 1e-9)
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line to metrics.jsonl."""
+        if not self.main:
+            return
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self.main:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """End the bar and the tracker."""
+        self._bar.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def import_wandb() -> Any:
+    """The tracker's module, or UserError that says how to get it."""
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("--use_wandb needs the extra 'track': pip install 'minimind-ref[track]'") from None
+    return wandb
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop what a killed run measured after the checkpoint that its continuation starts from; 0 empties the file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def draw_curves(folder: Path) -> Path | None:
+    """Plot loss and held-out loss over steps into curves.png; None where matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for key, style in (("loss", "-"), ("held_out_loss", "o-"), ("unigram", "--"), ("bigram", ":")):
+        points = [(r["step"], r[key]) for r in records if key in r]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=key.replace("_", " "))
+    axes.set(xlabel="optimiser step", ylabel="nats a token")
+    axes.legend()
+    figure.savefig(folder / "curves.png", dpi=150)
+    pyplot.close(figure)
+    return folder / "curves.png"

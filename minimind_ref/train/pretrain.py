@@ -1,0 +1,150 @@
+"""The first stage: next-token prediction on plain text."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from minimind_ref.config import ModelConfig
+from minimind_ref.data import baselines
+from minimind_ref.data.batches import Batch, batches, micro_steps
+from minimind_ref.data.rows import PackedRows, PaddedRows
+from minimind_ref.data.token_file import TokenFile, split
+from minimind_ref.data.tokenise import tokenise_corpus, tokenise_jsonl
+from minimind_ref.data.tokenizer import Tokenizer
+from minimind_ref.errors import UserError
+from minimind_ref.generate.generate import generate
+from minimind_ref.loss.cross_entropy import cross_entropy
+from minimind_ref.model.transformer import Transformer
+from minimind_ref.optim.accumulation import windows as cut
+from minimind_ref.train.device import Placement
+from minimind_ref.train.distributed import Ranks
+from minimind_ref.train.evaluation import Evaluation, HeldOut, evaluate, inputs, token_bytes
+from minimind_ref.train.loop import Loss
+from minimind_ref.train.settings import Settings
+
+
+class Pretraining:
+    """Data, loss and evaluation of a pretraining run; every stage offers what this class offers."""
+
+    prefix = "pretrain"
+
+    def __init__(
+        self,
+        settings: Settings,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        placement: Placement,
+        ranks: Ranks,
+        cache: Any,
+    ) -> None:
+        self.settings, self.config, self.tokenizer = settings, config, tokenizer
+        self.placement, self.ranks = placement, ranks
+        tokens = self._tokenise(cache)
+        self.train_tokens, self.held_tokens = split(tokens, settings.held_out)
+        self.skipped = tokens.metadata["skipped"]
+        make = PackedRows if settings.batching == "pack" else PaddedRows
+        self.rows = make(self.train_tokens, settings.max_seq_len, pad_id=tokenizer.pad_id)
+        assert settings.batch_size is not None  # the command line filled it
+        self.micro_steps = micro_steps(len(self.rows), settings.batch_size, 1, ranks.world_size)
+        self.windows_per_epoch = len(cut(self.micro_steps, settings.accumulation_steps))
+        self.total_windows = self.windows_per_epoch * settings.epochs
+        self.held_out = self._held_out(make) if self.held_tokens.num_documents else None
+
+    def _tokenise(self, cache: Path) -> TokenFile:
+        s, main = self.settings, self.ranks.main
+        if s.data_path is None:
+            return tokenise_corpus(self.tokenizer, cache_dir=cache, wrap=s.wrap_text, progress=main)
+        return tokenise_jsonl(
+            s.data_path,
+            self.tokenizer,
+            cache_dir=cache,
+            wrap=s.wrap_text,
+            on_bad_line=s.on_bad_line,
+            progress=main,
+        )
+
+    def _held_out(self, make: Any) -> HeldOut:
+        rows = make(self.held_tokens, self.settings.max_seq_len, pad_id=self.tokenizer.pad_id)
+        return HeldOut(
+            rows=rows,
+            batch_size=self.settings.batch_size or 1,
+            limit=min(len(rows), max(1, self.settings.eval_tokens // self.settings.max_seq_len)),
+            bytes_of=token_bytes(self.tokenizer, self.config.vocab_size),
+            baselines=baselines.fit(self.train_tokens, self.config.vocab_size),
+        )
+
+    def describe(self) -> list[str]:
+        """The data and the step arithmetic, for a person."""
+        s, train = self.settings, self.train_tokens
+        source = s.data_path or "the built-in corpus, the docstrings of this Python's standard library"
+        bad = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
+        samples = f"{len(self.rows):,} {'packed rows' if s.batching == 'pack' else 'samples'} of {s.max_seq_len} tokens"
+        steps = f"{self.micro_steps:,} micro-steps × {s.epochs} epoch{'s' * (s.epochs > 1)}"
+        ranks = f" × {self.ranks.world_size} processes" if self.ranks.world_size > 1 else ""
+        return [
+            f"data      {source}" + (f" (left out: {bad})" if bad else ""),
+            f"          {train.num_documents:,} documents, {train.num_tokens:,} tokens; "
+            f"held out {self.held_tokens.num_documents:,} documents, {self.held_tokens.num_tokens:,} tokens",
+            f"steps     {samples} / batch {s.batch_size}{ranks} = {steps}; "
+            f"{self.total_windows:,} optimiser steps (accumulation {s.accumulation_steps})",
+        ]
+
+    def windows(self, start: int) -> Iterator[list[Batch]]:
+        """The accumulation windows of all epochs, from number `start` on."""
+        s = self.settings
+        assert s.batch_size is not None
+        for epoch in range(start // self.windows_per_epoch, s.epochs):
+            done = start % self.windows_per_epoch if epoch == start // self.windows_per_epoch else 0
+            stream = batches(
+                self.rows,
+                batch_size=s.batch_size,
+                seed=s.seed,
+                epoch=epoch,
+                shuffle=s.shuffle,
+                rank=self.ranks.rank,
+                world_size=self.ranks.world_size,
+                start=done * s.accumulation_steps,
+                num_workers=s.num_workers,
+            )
+            while window := list(islice(stream, s.accumulation_steps)):
+                yield window
+
+    def loss(self, network: nn.Module, batch: Batch) -> Loss:
+        """Cross-entropy summed over the batch's supervised tokens, and the load balance."""
+        device = self.placement.device
+        output = network(*inputs(batch, device))
+        nll = cross_entropy(output.logits, batch.labels.to(device), reduction="sum", implementation="fused")
+        return Loss(nll, output.aux_loss)
+
+    def evaluate(self, network: nn.Module) -> Evaluation | None:
+        """Held-out loss beside the baselines; None where nothing is held out."""
+        return evaluate(network, self.held_out, self.placement, self.ranks) if self.held_out else None
+
+    def sample(self, model: Transformer, length: int = 80) -> str:
+        """A continuation of a held-out document's beginning, sampled with a generator of its own."""
+        source = self.held_tokens if self.held_tokens.num_documents else self.train_tokens
+        prompt = source.document(0)[:16].tolist()
+        room = model.config.max_position_embeddings - len(prompt)
+        generator = torch.Generator(self.placement.device).manual_seed(self.settings.seed)
+        new = generate(
+            model,
+            [prompt],
+            max_new_tokens=min(length, room),
+            stop_ids=[self.tokenizer.end_id],
+            temperature=0.8,
+            top_p=0.9,
+            generator=generator,
+        )[0]
+        return f"{self.tokenizer.decode(prompt)}▸{self.tokenizer.decode(new)}"
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """Refuse a tokenizer whose ids the embedding does not hold."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} entries, more than the network's vocab_size={config.vocab_size}"
+        )

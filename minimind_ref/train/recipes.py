@@ -1,0 +1,73 @@
+"""What no flag, a preset or a flag means: defaults, then the preset, then compat, then the flags given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from minimind_ref.config import PRESETS, ModelConfig, flag
+from minimind_ref.errors import UserError
+from minimind_ref.train.settings import Settings
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "tiny": dict(
+        max_seq_len=256,
+        batch_size=16,
+        accumulation_steps=1,
+        learning_rate=3e-3,
+        warmup_iters=20,
+        weight_decay=0.1,
+        beta2=0.95,
+        held_out=0.03,
+        num_workers=0,
+        log_interval=10,
+        eval_interval=100,
+    ),
+}
+"""What a preset changes in a stage's defaults; only tiny has a recipe of its own."""
+
+COMPAT: Mapping[str, Mapping[str, Any]] = {
+    "minimind2": dict(
+        batching="pad",
+        wrap_text=False,
+        shuffle=False,
+        decay="all",
+        schedule="minimind2",
+        normaliser="mean_of_means",
+        seed=1337,
+    ),
+    "minimind3": dict(batching="pad", decay="all", normaliser="mean_of_means"),
+}
+"""The named choices that each generation of MiniMind takes in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Which network and whose choices; every other model flag changes that network."""
+
+    preset: str | None = flag(
+        None,
+        "network to start from; none and no model flag: tiny; none and a model flag: minimind2's family",
+        group="model",
+        options=tuple(PRESETS),
+    )
+    compat: str | None = flag(
+        None, "take MiniMind's choices in training where they differ", group="model", options=tuple(COMPAT)
+    )
+
+
+def layer(given: Mapping[str, Any]) -> tuple[ModelConfig, Settings]:
+    """The network and the settings that the given flags mean: defaults, then the preset, then compat, then flags."""
+    model_flags = {f.name: given[f.name] for f in fields(ModelConfig) if f.name in given}
+    run_flags = {f.name: given[f.name] for f in fields(Settings) if f.name in given}
+    preset = given.get("preset") or (None if model_flags else "tiny")
+    compat = given.get("compat")
+    if compat and "aux_loss_counts_padding" not in model_flags:
+        model_flags["aux_loss_counts_padding"] = True
+    try:
+        config = PRESETS[preset].replace(**model_flags) if preset else ModelConfig(**model_flags)
+    except ValueError as error:
+        raise UserError(f"impossible network: {error}") from None
+    recipe = RECIPES.get(preset or "", {})
+    return config, Settings(**{**recipe, **COMPAT.get(compat or "", {}), **run_flags})

@@ -1,0 +1,42 @@
+"""Weights and configuration of a finished run, read back."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minimind_ref.config import ModelConfig
+from minimind_ref.errors import UserError
+from minimind_ref.train.checkpoint import read_file
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a run folder; UserError where it is not there or not one of ours."""
+    path = folder / "config.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["model"] = ModelConfig(**record["model"])
+        record["weights"]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is {folder} a run folder?") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a run's configuration ({error})") from None
+    return record
+
+
+def read_weights(source: Path, config: ModelConfig | None = None) -> tuple[Path, Mapping[str, Any]]:
+    """The state dict of a run folder or a .pth file; a folder's network must be `config`, where that is given."""
+    path = source
+    if source.is_dir():
+        record = read_config(source)
+        path = source / record["weights"]
+        if config is not None:
+            _require_same(config, record["model"], source)
+    return path, read_file(path)
+
+
+def _require_same(config: ModelConfig, stored: ModelConfig, source: Path) -> None:
+    mine, theirs = config.to_dict(), stored.to_dict()
+    for name in mine:
+        if mine[name] != theirs[name] and name not in ("dropout", "aux_loss_coef", "aux_loss_form"):
+            raise UserError(f"{source}: its network has {name}={theirs[name]}, this run's has {mine[name]}")

@@ -1,0 +1,446 @@
+"""The golden machinery: what it records is checked, what is wrong is refused, and another language can read it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from arrays import STRUCTURES, draw
+from safetensors.numpy import load_file
+
+import minimind_ref.model.rms_norm as torch_face
+import minimind_ref.oracle.rms_norm as oracle
+from minimind_ref.golden import files, safetensors
+from minimind_ref.golden.__main__ import main
+from minimind_ref.golden.folder import Folder
+from minimind_ref.golden.generator import words
+from minimind_ref.oracle.bounded import PROFILES, decide_top, store
+
+ROOT = Path(__file__).parents[1]
+READER = ROOT / "tests" / "readers" / "rms_norm.mjs"
+AUTHORED = ("id", "op", "clauses", "why", "flags", "parameters", "inputs", "outputs", "gradients")
+
+
+def authored(case):
+    """Strip a recorded case down to what its author wrote."""
+    kept = {key: case[key] for key in AUTHORED if key in case}
+    if "gradients" in kept:
+        kept["gradients"] = {"cotangent": kept["gradients"]["cotangent"]}
+    return kept
+
+
+def repository(root):
+    """Lay out a repository with two unrecorded cases of rms_norm."""
+    (root / "golden").mkdir()
+    (root / "specs").mkdir()
+    shutil.copy(ROOT / "specs" / "rms_norm.md", root / "specs")
+    document = read(ROOT)
+    document["cases"] = [authored(c) for c in document["cases"] if c["id"].endswith(("eps_dominates", "eps_zero_row"))]
+    write(root, document)
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return repository(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def recorded_once(tmp_path_factory):
+    root = repository(tmp_path_factory.mktemp("recorded"))
+    assert run(root, "regen", "--reason", "first") == 0
+    return root
+
+
+@pytest.fixture
+def recorded(recorded_once, tmp_path):
+    return shutil.copytree(recorded_once, tmp_path / "copy")
+
+
+def run(root, command, *options):
+    return main([command, "--root", str(root), *options])
+
+
+def read(root, name="rms_norm"):
+    return json.loads((root / "golden" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def write(root, document, name="rms_norm"):
+    (root / "golden" / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def contents(root):
+    return {path.name: path.read_bytes() for path in (root / "golden").iterdir()}
+
+
+# ---- what is in the repository ----
+
+
+@pytest.mark.parametrize("name", Folder().names())
+def test_recorded_vectors_are_what_the_oracle_computes_here(name, capsys):
+    status = main(["check", name])
+    assert status == 0, capsys.readouterr()
+
+
+# ---- regen, check, diff ----
+
+
+def test_regen_fills_check_accepts_and_nothing_moves_the_second_time(root, capsys):
+    assert run(root, "check") == 1 and "is a required property" in capsys.readouterr().err
+    assert run(root, "diff") == 1 and "rms_norm/eps_dominates is new" in capsys.readouterr().out
+    assert run(root, "regen", "--reason", "first") == 0
+    after = contents(root)
+    assert run(root, "check") == run(root, "diff") == run(root, "regen", "--reason", "again") == 0
+    assert contents(root) == after and read(root, "manifest")["files"]["rms_norm"]["reasons"] == ["first"]
+
+
+def test_expected_values_are_the_definitions_correctly_rounded(recorded):
+    case = read(recorded)["cases"][0]
+    x, weight = (np.array(case["inputs"][n]["values"]).reshape(case["inputs"][n]["shape"]) for n in ("x", "weight"))
+    exact = (
+        np.array(weight, np.longdouble) * x / np.sqrt((np.array(x, np.longdouble) ** 2).mean(-1, keepdims=True) + 1e-6)
+    )
+    assert case["computed_by"] == "definition"
+    assert np.array_equal(case["expected"]["y"]["values"], exact.astype(np.float64).ravel())
+
+
+def test_a_low_precision_profile_expects_the_result_of_the_rounded_inputs(recorded):
+    case = read(recorded)["cases"][0]
+    x, weight = (torch.tensor(files.from_recipe(case["inputs"][n])) for n in ("x", "weight"))
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+        exact = torch_face.rms_norm(x.to(dtype).double(), weight.to(dtype).double(), eps=1e-6).numpy()
+        given = np.array(case["rounded"][name]["y"]["values"]).reshape(exact.shape)
+        assert (np.abs(given - exact) <= np.array(case["bound"]["float64"]["y"]).reshape(exact.shape) * 2).all()
+    assert "float32" not in case["rounded"]
+
+
+def test_not_a_number_is_spelt_out(recorded):
+    case = read(recorded)["cases"][1]
+    assert case["expected"]["y"]["values"][:3] == ["NaN"] * 3 and case["bound"]["float64"]["y"][:3] == [0.0] * 3
+
+
+def expected(case):
+    case["expected"]["y"]["values"][0] *= 1 + 1e-12
+
+
+def bound(case):
+    case["bound"]["bfloat16"]["y"][1] *= 1.05
+
+
+def gradient(case):
+    case["gradients"]["expected"]["weight"]["values"][2] += 1e-9
+
+
+def rounded(case):
+    case["rounded"]["bfloat16"]["y"]["values"][0] *= 1 + 1e-9
+
+
+def seed(case):
+    case["inputs"]["x"]["recipe"]["seed"] = 7
+
+
+def stored_input(case):
+    case["inputs"]["x"]["values"][3] += 2**-30
+
+
+def two_seeds(case):
+    case["inputs"]["x"]["recipe"]["seed"] = case["inputs"]["weight"]["recipe"]["seed"]
+
+
+def clause(case):
+    case["clauses"].append("RMS_NORM-999")
+
+
+def flag(case):
+    case["flags"].append("OTHER")
+
+
+def shape(case):
+    case["expected"]["y"]["shape"] = [5, 2]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (expected, "float64/y moves by"),
+        (bound, "bound/bfloat16/y is 0.952 to 1 times what it was"),
+        (gradient, "gradients/float64/weight moves by"),
+        (rounded, "bfloat16/y moves by"),
+        (seed, "the recipe's 0.x is"),
+        (stored_input, "the recipe's 0.x is"),
+        (two_seeds, "is used 2 times"),
+        (clause, "has no clause RMS_NORM-999"),
+        (flag, "'OTHER' is not one of"),
+        (shape, r"from shape \[5, 2\]"),
+    ],
+)
+def test_check_finds(recorded, capsys, edit, message):
+    document = read(recorded)
+    edit(document["cases"][0])
+    write(recorded, document)
+    before = contents(recorded)
+    assert run(recorded, "check") == 1
+    printed = capsys.readouterr()
+    assert re.search(message, printed.out + printed.err)
+    assert contents(recorded) == before
+
+
+def test_check_finds_a_missing_file_and_an_unlisted_one(recorded, capsys):
+    document = read(recorded)
+    (recorded / "golden" / "rms_norm.json").rename(recorded / "golden" / "kept")
+    assert run(recorded, "check") == 1 and "golden/rms_norm.json is missing" in capsys.readouterr().err
+    (recorded / "golden" / "manifest.json").unlink()
+    write(recorded, document)
+    assert run(recorded, "check") == 1 and "the manifest does not list it" in capsys.readouterr().out
+
+
+def test_check_finds_an_edit_of_the_layout_by_its_hash(recorded, capsys):
+    path = recorded / "golden" / "rms_norm.json"
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert run(recorded, "check") == 1 and "other hashes" in capsys.readouterr().out
+
+
+def test_an_empty_folder_is_a_failure(tmp_path, capsys):
+    assert run(tmp_path, "check") == 1 and "holds no vectors" in capsys.readouterr().err
+
+
+# ---- what regen refuses ----
+
+
+def test_regen_refuses_a_changed_output_until_spec_version_is_raised(recorded, capsys):
+    document = read(recorded)
+    document["cases"][0]["parameters"]["eps"] = 2e-6
+    write(recorded, document)
+    before = contents(recorded)
+    assert run(recorded, "regen", "--reason", "eps") == 1 and contents(recorded) == before
+    assert "rms_norm/eps_dominates expects something else: raise spec_version" in capsys.readouterr().err
+    deleted = {**document, "cases": [authored(case) for case in document["cases"]]}
+    write(recorded, deleted)  # deleting what was recorded is no way around it
+    assert run(recorded, "regen", "--reason", "eps") == 1
+    document["spec_version"] = 2
+    write(recorded, document)
+    capsys.readouterr()
+    assert run(recorded, "regen", "--reason", "another eps") == 0
+    assert "rms_norm/eps_dominates/gradients/float64/x moves by" in capsys.readouterr().out
+    assert run(recorded, "check") == 0
+    assert read(recorded, "manifest")["files"]["rms_norm"]["reasons"] == ["first", "another eps"]
+
+
+def test_regen_refuses_to_lose_a_case_and_accepts_a_new_one(recorded, capsys):
+    document = read(recorded)
+    first, second = document["cases"]
+    write(recorded, {**document, "cases": [second]})
+    assert run(recorded, "regen", "--reason", "fewer") == 1 and "eps_dominates is gone" in capsys.readouterr().err
+    third = {**authored(first), "id": "rms_norm/other", "parameters": {"eps": 1e-3}}
+    write(recorded, {**document, "cases": [first, second, third]})
+    assert run(recorded, "regen", "--reason", "one more") == 0
+    assert read(recorded)["cases"][:2] == [first, second]
+
+
+def slightly(function):
+    def changed(*arguments, **options):
+        return function(*arguments, **{**options, "eps": options["eps"] * (1 + 1e-9)})
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "message"),
+    [
+        (oracle, "rms_norm", "oracle's y is"),
+        (oracle, "rms_norm_vjp", "gradient of x is|slope along x is"),
+        (torch_face, "rms_norm", "torch's y is"),
+    ],
+)
+def test_regen_refuses_where_a_face_is_outside_the_bound(root, capsys, monkeypatch, module, name, message):
+    monkeypatch.setattr(module, name, slightly(getattr(module, name)))
+    before = contents(root)
+    assert run(root, "regen", "--reason", "wrong") == 1 and contents(root) == before
+    assert re.search(f"rms_norm/eps_dominates: .*({message})", capsys.readouterr().err)
+
+
+def test_regen_refuses_a_gradient_that_is_not_the_definitions_slope(root, capsys, monkeypatch):
+    monkeypatch.setattr(oracle, "rms_norm_vjp", slightly(oracle.rms_norm_vjp))
+    monkeypatch.setattr("minimind_ref.golden.faces.torch_face", lambda component, name: None)
+    assert run(root, "regen", "--reason", "wrong") == 1
+    assert "the definition's slope along x is" in capsys.readouterr().err
+
+
+def test_bad_input_has_status_2_and_one_line(recorded, capsys):
+    (recorded / "golden" / "rms_norm.json").write_text('{\n"component": \n}', encoding="utf-8")
+    assert run(recorded, "regen", "--reason", "broken") == 2
+    assert capsys.readouterr().err == "golden regen: golden/rms_norm.json:3: Expecting value\n"
+    assert run(recorded, "diff", "rope") == 2 and "golden/rope.json does not exist" in capsys.readouterr().err
+    assert run(recorded, "regen", "--reason", " ") == 2 and "--reason is empty" in capsys.readouterr().err
+    for arguments, status in ((["regen"], 2), (["improve"], 2), (["--help"], 0)):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == status
+
+
+# ---- structures beyond one array in, one array out ----
+
+
+class Pair(NamedTuple):
+    mean: np.ndarray
+    step: int
+
+
+def pick(x, tables, pair: Pair, *, offset=None, suffix):
+    index = decide_top(x, 1)[..., 0]
+    total = tables[0] * x + tables[1] + pair.mean * pair.step
+    return store(total if offset is None else total + offset), index, f"top{suffix}"
+
+
+def pick_vjp(x, tables, pair: Pair, *, offset=None, suffix, cotangent):
+    return store(tables[0] * cotangent), (store(x * cotangent), cotangent), None, cotangent
+
+
+def tensor(seed, **recipe):
+    return {"shape": [3], "dtype": "float", "recipe": {"structure": "normal", "seed": seed, **recipe}}
+
+
+@pytest.fixture
+def pick_root(tmp_path, monkeypatch):
+    module = ModuleType("minimind_ref.oracle.pick")
+    module.pick, module.pick_vjp = pick, pick_vjp
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (tmp_path / "golden").mkdir()
+    (tmp_path / "specs").mkdir()
+    block = "```python definition\ndef other(x):\n    return x\n```"
+    (tmp_path / "specs" / "pick.md").write_text(f"{block}\n\n- **PICK-1** (MUST) It picks.\n", encoding="utf-8")
+    case = {
+        "id": "pick/basic", "op": "pick", "clauses": ["PICK-1"], "why": "Every kind of input and output at once.",
+        "flags": ["BASIC"], "parameters": {"suffix": "!"}, "outputs": ["y", "index", "name"],
+        "inputs": {
+            "x": tensor(1), "tables": [tensor(2), {"shape": [3], "dtype": "float", "values": [1.0, -2.0, "-Infinity"]}],
+            "pair": {"mean": tensor(3), "step": 5}, "offset": tensor(4),
+        },
+        "gradients": {"cotangent": {"y": tensor(5)}, "of": ["x", "tables.0", "tables.1", "offset"]},
+    }  # fmt: skip
+    write(tmp_path, {"component": "pick", "spec_version": 1, "cases": [case]}, "pick")
+    return tmp_path
+
+
+def test_trees_of_inputs_exact_outputs_and_an_operation_without_definition(pick_root):
+    assert run(pick_root, "regen", "--reason", "first") == 0 and run(pick_root, "check") == 0
+    case = read(pick_root, "pick")["cases"][0]
+    assert case["computed_by"] == "oracle" and case["expected"]["name"] == {"json": "top!"}
+    assert case["expected"]["index"]["dtype"] == "int64" and "index" not in case["bound"]["float64"]
+    assert case["expected"]["y"]["values"][2] == "-Infinity"
+    assert list(case["gradients"]["expected"]) == ["x", "tables.0", "tables.1", "offset"]
+
+
+def test_an_undecided_result_is_refused_with_its_profile(pick_root, capsys):
+    document = read(pick_root, "pick")
+    document["cases"][0]["inputs"]["x"] = {"shape": [3], "dtype": "float", "values": [1.0, 1.0, 0.0]}
+    write(pick_root, document, "pick")
+    assert run(pick_root, "regen", "--reason", "tie") == 1
+    assert "pick/basic: index is undecided in float64" in capsys.readouterr().err
+
+
+def test_large_tensors_go_to_safetensors_and_come_back(pick_root, monkeypatch, capsys):
+    monkeypatch.setattr(files, "LARGEST_IN_JSON", 2)
+    assert run(pick_root, "regen", "--reason", "first") == 0
+    case = read(pick_root, "pick")["cases"][0]
+    name = case["expected"]["y"]["tensor"]
+    assert np.isneginf(load_file(pick_root / "golden" / "pick.safetensors")[name][2])
+    assert run(pick_root, "check") == run(pick_root, "diff") == 0
+    (pick_root / "golden" / "pick.safetensors").unlink()
+    assert run(pick_root, "check") == 1 and "golden/pick.safetensors is missing" in capsys.readouterr().err
+
+
+# ---- numbers on disk ----
+
+
+def test_safetensors_are_those_of_the_library(tmp_path):
+    tensors = {"b": draw(1, (3, 5)), "a": np.arange(7), "empty": np.zeros((0, 3)), "mask": np.array([True, False])}
+    safetensors.write(tmp_path / "x.safetensors", tensors)
+    for found in (safetensors.read(tmp_path / "x.safetensors"), load_file(tmp_path / "x.safetensors")):
+        assert found.keys() == tensors.keys()
+        assert all(np.array_equal(found[n], x) and found[n].dtype == x.dtype for n, x in tensors.items())
+    with pytest.raises(ValueError, match=r"half is float16"):
+        safetensors.write(tmp_path / "y.safetensors", {"half": np.zeros(2, np.float16)})
+
+
+def test_numbers_survive_the_file():
+    array = np.array([0.1, -0.0, 5e-324, 1.7976931348623157e308, np.nan, np.inf, -np.inf, 1 / 3])
+    text = files.render({"values": files.spell(array), "deep": [{"a": [1, 2]}] * 50, "text": ["NaN", "x" * 200]})
+    assert "NaN" in text and max(map(len, text.splitlines()[:4])) <= files.WIDTH
+    back = files.read_numbers(json.loads(text)["values"], [8], "float")
+    assert array.tobytes() == back.tobytes()
+
+
+def test_stored_bounds_are_rounded_up():
+    assert files.round_up(1.00004e-9) == 1.001e-9 and files.round_up(0.0) == 0.0 and files.round_up(0.5) == 0.5
+    assert all(x <= files.round_up(x) <= x * 1.001 for x in draw(3, (99,), structure="positive").tolist())
+
+
+# ---- the format's page ----
+
+
+def test_the_page_and_the_schema_know_every_structure_and_key():
+    page = (ROOT / "golden" / "README.md").read_text(encoding="utf-8")
+    schema = json.loads((ROOT / "golden" / "schema.json").read_text(encoding="utf-8"))["$defs"]
+    listed = schema["recipe"]["properties"]["structure"]["enum"]
+    assert set(listed) == {*STRUCTURES, "integers"}
+    table = page.split("| structure |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\|[^|]*\|", table, re.MULTILINE)) and all(f"`{name}`" in table for name in listed)
+    assert all(f"`{key}`" in page for key in schema["case"]["properties"])
+    assert all(f"| `{profile}` |" in page for profile in PROFILES) and schema["profile"]["enum"] == list(PROFILES)
+
+
+def test_the_pages_known_answers_are_right():
+    page = (ROOT / "golden" / "README.md").read_text(encoding="utf-8")
+    words_given = re.findall(r"`word\((\d+), (\d+)\)` = 0x([0-9A-F]{16})", page)
+    assert len(words_given) == 2
+    for seed, k, answer in words_given:
+        assert int(words(int(seed), int(k) + 1)[-1]) == int(answer, 16)
+    begins = re.search(r"`normal` of seed 101 begins ([^`]*?)\.\s", page)
+    assert begins and [float(x) for x in begins[1].split(",")] == draw(101, (3,)).tolist()
+
+
+# ---- another language ----
+
+NODE = shutil.which("node")
+with_node = pytest.mark.skipif(NODE is None, reason="node, which runs the JavaScript reader, is not on this machine")
+
+
+def judge(script):
+    return subprocess.run([NODE, script, ROOT / "golden"], capture_output=True, text=True, timeout=60)
+
+
+@with_node
+def test_a_reader_in_another_language_agrees():
+    result = judge(READER)
+    assert result.returncode == 0, result.stderr
+    compared = sum(int(np.prod(c["expected"]["y"]["shape"])) * len(c["bound"]) for c in read(ROOT)["cases"])
+    assert result.stdout == f"{compared} compared, 0 outside their bound\n"
+    assert len(READER.read_text(encoding="utf-8").splitlines()) <= 60
+
+
+@with_node
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("Math.sqrt(square + c.parameters.eps)", "(Math.sqrt(square) + c.parameters.eps)"),
+        ("(sum, v) => sum + v * v, 0) / d", "(sum, v) => sum + v * v, 0) / (d - 1)"),
+        ("weight[i % d] *", "(1 + weight[i % d]) *"),
+        ("store[profile](weight", "bfloat16(weight"),
+        ("0x94d049bb133111eb", "0x94d049bb133111ea"),
+        ("-6n * 65535n", "-6n * 65536n"),
+    ],
+)
+def test_the_reader_goes_red_when_it_is_wrong(tmp_path, right, wrong):
+    text = READER.read_text(encoding="utf-8")
+    assert text.count(right) == 1
+    (tmp_path / "wrong.mjs").write_text(text.replace(right, wrong), encoding="utf-8")
+    result = judge(tmp_path / "wrong.mjs")
+    assert result.returncode == 1 and ("rms_norm/" in result.stderr or "recipe" in result.stderr)
