@@ -1,7 +1,11 @@
-"""Strategies for conversations: every role in every order, and texts that imitate markers."""
+"""Strategies for conversations (any order of roles, texts that imitate markers), and the way to MiniMind's files."""
 
 import json
+import os
+from functools import cache
+from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
 
 MARKERS = ["<|im_end|>", "<|im_start|>assistant\n", "<|endoftext|>", "<think>", "</think>", "<tool_response>\n"]
@@ -53,3 +57,37 @@ def for_definition(chat):
 def _call(call):
     function = call.get("function") or call
     return {"name": function["name"], "arguments": as_json(function["arguments"])}
+
+
+def minimind_folders():
+    """The folders model/ of the MiniMind checkouts in MINIMIND_PATH=DIR[:DIR…], by template name."""
+    found = {}
+    for path in filter(None, os.environ.get("MINIMIND_PATH", "").split(os.pathsep)):
+        source = json.loads((Path(path) / "model" / "tokenizer_config.json").read_text(encoding="utf-8"))
+        found["minimind3" if "open_thinking" in source["chat_template"] else "minimind2"] = Path(path) / "model"
+    return found
+
+
+def minimind_folder(template):
+    """One checkout's folder, or skip."""
+    if template not in minimind_folders():
+        pytest.skip(f"MINIMIND_PATH names no MiniMind checkout with the {template} template")
+    return minimind_folders()[template]
+
+
+def minimind_files(name):
+    """Test parameters: a file of each generation, skipped where MINIMIND_PATH does not lead to it."""
+    for template in ("minimind2", "minimind3"):
+        folder = minimind_folders().get(template)
+        skip = pytest.mark.skipif(folder is None, reason=f"MINIMIND_PATH names no checkout of {template}")
+        yield pytest.param(folder and folder / name, id=template, marks=skip)
+
+
+@cache
+def minimind_template(template):
+    """MiniMind's own chat template, compiled as Hugging Face does."""
+    source = json.loads((minimind_folder(template) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    sandbox = pytest.importorskip("jinja2.sandbox")
+    environment = sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment.from_string(source["chat_template"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from chats import minimind_files
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from spec_blocks import definition
@@ -20,12 +21,7 @@ from minimind_ref.data.tokenizer_training import train
 from minimind_ref.oracle import tokenizer as oracle
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-MINIMIND = os.environ.get("MINIMIND_PATH")
-needs_minimind = pytest.mark.skipif(MINIMIND is None, reason="MINIMIND_PATH does not name a copy of MiniMind")
-FILES = [
-    pytest.param(SHIPPED, id="shipped"),
-    pytest.param(Path(MINIMIND or "") / "model" / "tokenizer.json", id="minimind", marks=needs_minimind),
-]
+FILES = [pytest.param(SHIPPED, id="shipped"), *minimind_files("tokenizer.json")]
 
 # Where the pattern decides: contractions and near ones, every kind of white space, separators that are none, marks.
 DECIDING = [*"'sdmtvrelLSD aé中ㄅ²½Ⅷ!¿。\u07c0\u0663\uff07\u2018"]
