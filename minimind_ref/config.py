@@ -109,7 +109,7 @@ def _head_dim(config: ModelConfig) -> int:
     return config.hidden_size // config.num_attention_heads
 
 
-def _ffn_width(config: ModelConfig) -> float:
+def _ffn_width(config: ModelConfig) -> float | int:
     return math.pi * config.hidden_size if config.ffn_rule == "pi" else int(8 * config.hidden_size / 3)
 
 

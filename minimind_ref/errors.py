@@ -12,10 +12,11 @@ class RunError(RuntimeError):
     """A run that could not go on, such as a loss that is no number; exit code 1."""
 
 
-def run_command(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a command line and turn its errors into one line on stderr and an exit code."""
     try:
-        return command(sys.argv[1:] if argv is None else argv) or 0
+        command(sys.argv[1:] if argv is None else argv)
+        return 0
     except UserError as error:
         code, text = 2, str(error)
     except RunError as error:

@@ -35,7 +35,8 @@ class Ulps:
     def of(self, expected: np.ndarray) -> np.ndarray:
         """Give the tolerance of each expected value: count · 2^(exponent − digits + 1), subnormal spacing near zero."""
         fmt = FORMATS[self.dtype]
-        exponent = np.maximum(np.frexp(expected)[1] - 1, fmt.smallest_exponent)
+        exponent = np.where(expected == 0, fmt.smallest_exponent, np.frexp(expected)[1] - 1)
+        exponent = np.maximum(exponent, fmt.smallest_exponent)
         return self.count * np.ldexp(1.0, exponent - fmt.digits + 1)
 
 
@@ -80,7 +81,7 @@ def assert_within(actual: Any, expected: Any, bound: Any = None, *, undecided: f
     )
     open_share = float(np.isinf(e).mean())
     assert open_share <= undecided, f"{open_share:.1%} of the results are undecided, at most {undecided:.1%} may be"
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         error = np.where(y == v, 0.0, np.abs(y - v))
         ratio = np.where(error == 0, 0.0, np.where(np.isinf(e), 0.0, error / e))
     wrong = ratio > 1
@@ -90,9 +91,14 @@ def assert_within(actual: Any, expected: Any, bound: Any = None, *, undecided: f
             f"{int(wrong.sum())} of {y.size} results are outside their bound; worst at {tuple(map(int, worst))}: "
             f"{y[worst]!r} instead of {v[worst]!r} ± {e[worst]:.3g}, an error of {ratio[worst]:.3g} bounds"
         )
+    return Agreement(y.size, open_share, float(ratio.max()), _median_ratio(v, e))
+
+
+def _median_ratio(v: np.ndarray, e: np.ndarray) -> float:
+    """Give the median of bound ÷ |value| over what is neither zero nor infinite nor undecided."""
     sized = (v != 0) & np.isfinite(v) & np.isfinite(e)
-    median = float(np.median(e[sized] / np.abs(v[sized]))) if sized.any() else 0.0
-    return Agreement(y.size, open_share, float(ratio.max()), median)
+    with np.errstate(over="ignore"):
+        return float(np.median(e[sized] / np.abs(v[sized]))) if sized.any() else 0.0
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -183,8 +189,7 @@ def _compare(actual: Any, expected: Any, profile: str, undecided: float, median_
     assert share <= undecided, f"{share:.1%} of the results are undecided, at most {undecided:.1%} may be"
     v = np.concatenate([np.ravel(value_of(e)).astype(np.float64) for _, e in pairs if _is_number(e)] or [np.zeros(0)])
     b = np.concatenate([np.ravel(bound_of(e)) for _, e in pairs if _is_number(e)] or [np.zeros(0)])
-    sized = (v != 0) & np.isfinite(v) & np.isfinite(b)
-    median = float(np.median(b[sized] / np.abs(v[sized]))) if sized.any() else 0.0
+    median = _median_ratio(v, b)
     limit = median_limit if median_limit is not None else MEDIAN_LIMIT
     assert profile != "float64" or median <= limit, f"the median bound is {median:.3g} of the value, limit {limit:.3g}"
     return Agreement(size, share, max(r.largest_error_over_bound for r in reports), median)

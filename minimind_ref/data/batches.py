@@ -66,12 +66,11 @@ def batches(
     gets one row of padding, so that every rank makes the same number of steps.
     num_workers > 0 prepares batches in as many processes; the batches are the same.
     """
+    _check(batch_size, rank, world_size, start)
     order = epoch_order(len(rows), seed=seed, epoch=epoch, shuffle=shuffle)
     stride = world_size * batch_size
-    begins = range(
-        start * stride + rank * batch_size, micro_steps(len(rows), batch_size, 1, world_size) * stride, stride
-    )
-    shares = [order[begin : begin + batch_size].tolist() for begin in begins]
+    stop = micro_steps(len(rows), batch_size, 1, world_size) * stride
+    shares = (order[i : i + batch_size].tolist() for i in range(start * stride + rank * batch_size, stop, stride))
     loader = DataLoader(
         rows,
         batch_sampler=shares,
@@ -79,7 +78,16 @@ def batches(
         collate_fn=partial(collate, packed=rows.packed, length=rows.length, pad_id=rows.pad_id),
         generator=torch.Generator(),  # its own: a loader takes a number from the global one at every start
     )
-    yield from loader
+    return iter(loader)
+
+
+def _check(batch_size: int, rank: int, world_size: int, start: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank={rank} must lie between 0 and world_size={world_size} less one")
+    if start < 0:
+        raise ValueError(f"start={start} must not be negative")
 
 
 def collate(rows: list[Rows], *, packed: bool, length: int, pad_id: int) -> Batch:

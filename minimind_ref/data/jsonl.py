@@ -6,16 +6,16 @@ import json
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from os import fsdecode
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 T = TypeVar("T")
 ON_BAD_LINE = ("error", "skip")
-MAX_LINE_BYTES = 16 * 2**20
-"""A longer line is refused: it and its tokens are held in memory at once (a long novel has 4 MiB)."""
+MAX_LINE_BYTES = 32 * 2**20
+"""A longer line is refused, since a line is held in memory, several times over (a long novel has 4 MiB)."""
 EMPTY = "empty text"
 _BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class DataError(ValueError):
@@ -126,29 +126,31 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def _lines(file: BinaryIO, limit: int) -> Iterator[bytes]:
-    """Lines without the byte order mark; of an overlong line only limit + 1 bytes are kept."""
-    first = file.readline(limit + 1)
-    yield first.removeprefix(_BOM)
-    line = first
-    while line:
-        while len(line) > limit and not line.endswith(b"\n"):
+    """Lines, the first without its byte order mark; of an overlong one only limit + 1 bytes are kept."""
+    at_start = True
+    while line := file.readline(limit + 1):
+        yield line.removeprefix(_BOM) if at_start else line
+        at_start = False
+        while _is_cut(line, limit):
             line = file.readline(limit + 1)
-        line = file.readline(limit + 1)
-        if line:
-            yield line
+
+
+def _is_cut(line: bytes, limit: int) -> bool:
+    return len(line) > limit and not line.endswith(b"\n")
 
 
 def _parse(line: bytes, limit: int) -> dict[str, Any]:
-    if len(line) > limit:
-        raise RecordError(f"line is longer than {limit} bytes")
+    if _is_cut(line, limit):
+        raise RecordError("line too long", f"more than {limit} bytes")
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise RecordError("not UTF-8", f"byte {fsdecode(error.object[error.start : error.start + 1])!r}") from None
+        what = "UTF-16, it seems" if line.startswith(_UTF16) else f"byte 0x{line[error.start]:02x} at {error.start}"
+        raise RecordError("not UTF-8", what) from None
     except json.JSONDecodeError as error:
         raise RecordError("not JSON", f"{error.msg} at character {error.pos}") from None
-    except (ValueError, RecursionError) as error:
-        raise RecordError("not JSON", str(error).split("\n")[0]) from None
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits, brackets nested 5000 deep
+        raise RecordError("not JSON", str(error).split(";")[0]) from None
     if not isinstance(record, dict):
         raise RecordError("not a JSON object", type(record).__name__)
     return record

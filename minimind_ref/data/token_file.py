@@ -87,7 +87,9 @@ class TokenFile:
         return np.memmap(f"{self.stem}.offsets.bin", dtype=np.int64, mode="r")
 
 
-def split(token_file: TokenFile, fraction: float = 0.01, max_documents: int = 1000) -> tuple[TokenFile, TokenFile]:
+def split(
+    token_file: TokenFile, fraction: float | int = 0.01, max_documents: int = 1000
+) -> tuple[TokenFile, TokenFile]:
     """(training part, held-out part): every n-th document is held out, n = 1/fraction or more to keep the maximum.
 
     The same documents for the same file every time.  At least one is held out, but none of a single document or with

@@ -50,6 +50,8 @@ def _fused(
     logits: Float[Tensor, "*lead v"], labels: Int[Tensor, "*rows"], ignore_index: int, reduction: str
 ) -> Float[Tensor, "*out"]:
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # torch gives an ignored row of NaN a gradient of 0·NaN
+    wide = wide.masked_fill((labels == ignore_index)[..., None], 0)
     nll = F.cross_entropy(
         wide.reshape(-1, wide.shape[-1]), labels.flatten(), ignore_index=ignore_index, reduction=reduction
     )

@@ -8,7 +8,7 @@ from minimind_ref.checks import require_positive, require_shape
 
 
 def rms_norm(
-    x: Float[Tensor, "*lead d"], weight: Float[Tensor, " w"], *, eps: float, cast: str = "after"
+    x: Float[Tensor, "*lead d"], weight: Float[Tensor, "..."], *, eps: float, cast: str = "after"
 ) -> Float[Tensor, "*lead d"]:
     """Scale each vector to unit root-mean-square, then by `weight`: y = w · x / √(mean(x²) + eps) (RMS_NORM-1).
 

@@ -90,7 +90,7 @@ def rope_table(
     device, dtype = positions.device, torch.promote_types(frequencies.dtype, torch.float32)
     if device.type == "mps":
         positions, dtype = positions.cpu(), torch.float32
-    angle = positions.double()[..., None] * frequencies.to(positions.device, torch.float64)
+    angle = positions.double()[..., None] * frequencies.to(positions.device).double()
     cos, sin = angle.cos() * attention_factor, angle.sin() * attention_factor
     return cos.to(dtype).to(device), sin.to(dtype).to(device)
 

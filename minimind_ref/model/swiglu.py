@@ -9,11 +9,11 @@ from minimind_ref.checks import require_positive, require_rank, require_shape
 
 def swiglu(
     x: Float[Tensor, "*lead d"],
-    w_gate: Float[Tensor, "f d1"],
-    w_up: Float[Tensor, "f1 d2"],
-    w_down: Float[Tensor, "d3 f2"],
+    w_gate: Float[Tensor, "..."],
+    w_up: Float[Tensor, "..."],
+    w_down: Float[Tensor, "..."],
 ) -> Float[Tensor, "*lead d"]:
-    """W_down (silu(W_gate x) ⊙ W_up x), with silu(a) = a·σ(a) (SWIGLU-1).
+    """W_down (silu(W_gate x) ⊙ W_up x), W_gate and W_up (f, d), W_down (d, f), silu(a) = a·σ(a) (SWIGLU-1).
 
     Source: Shazeer 2020, arXiv:2002.05202, eq. 6.  Differs: no biases.
     """

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def float64(array: Any) -> Any:
-    """Widen real NumPy arrays to an oracle's precision; arrays that carry bounds, and complex ones, pass through."""
+    """Widen real NumPy arrays to an oracle's precision; arrays that carry bounds pass through."""
     return np.asarray(array, np.float64) if isinstance(array, np.ndarray) and array.dtype.kind in "iuf" else array
 
 

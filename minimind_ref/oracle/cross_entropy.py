@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from minimind_ref.oracle.bounded import Array, store
+from minimind_ref.oracle.bounded import Array, logsumexp, store
 from minimind_ref.oracle.checks import (
     float64,
     require_equal,
@@ -40,7 +40,7 @@ def cross_entropy(
     Without a supervised row the result is 0 (CROSS_ENTROPY-4).
     """
     require_option("reduction", reduction, REDUCTIONS)
-    logits, labels, supervised = _checked(logits, labels, labels != ignore_index)
+    logits, labels, supervised = _checked(logits, labels, np.asarray(labels != ignore_index))
     losses = _losses(logits, labels, supervised, sign=1)
     if reduction == "none":
         return losses
@@ -58,19 +58,18 @@ def cross_entropy_vjp(
 ) -> Float[Array, "*lead v"]:
     """Pull `cotangent`, of the result's shape, back to the logits (CROSS_ENTROPY-8)."""
     require_option("reduction", reduction, REDUCTIONS)
-    logits, labels, supervised = _checked(logits, labels, labels != ignore_index)
+    logits, labels, supervised = _checked(logits, labels, np.asarray(labels != ignore_index))
     cotangent = float64(cotangent)
     if reduction == "mean":
         cotangent = cotangent / max(np.count_nonzero(supervised), 1)
-    each = cotangent if reduction == "none" else np.stack([cotangent] * labels.size).reshape(labels.shape)
-    return _gradient(logits, labels, supervised, each)
+    return _gradient(logits, labels, supervised, np.broadcast_to(cotangent, labels.shape))
 
 
 def _losses(logits: Array, labels: np.ndarray, supervised: np.ndarray, *, sign: int) -> Array:
     losses = np.zeros_like(logits, shape=labels.shape)
     for row in np.ndindex(*labels.shape):
         if supervised[row]:
-            losses[row] = sign * (_log_sum_exp(logits[row]) - logits[row][labels[row]])
+            losses[row] = sign * (logsumexp(logits[row]) - logits[row][labels[row]])
     return losses
 
 
@@ -79,14 +78,9 @@ def _gradient(logits: Array, labels: np.ndarray, supervised: np.ndarray, cotange
     for row in np.ndindex(*labels.shape):
         if supervised[row]:
             onehot = np.arange(logits.shape[-1]) == labels[row]
-            probability = np.exp(logits[row] - _log_sum_exp(logits[row]))
+            probability = np.exp(logits[row] - logsumexp(logits[row]))
             dlogits[row] = store((probability - onehot) * cotangent[row])
     return dlogits
-
-
-def _log_sum_exp(z: Float[Array, " v"]) -> Float[Array, ""] | np.floating:
-    top = np.max(z)
-    return top + np.log(np.sum(np.exp(z - top)))
 
 
 def _checked(logits: Array, labels: np.ndarray, supervised: np.ndarray) -> tuple[Array, np.ndarray, np.ndarray]:

@@ -46,7 +46,7 @@ def rms_norm_vjp(
     return dx, store(np.sum(along.reshape(-1, d), axis=0))
 
 
-def _inverse_rms(row: Float[Array, " d"], eps: float) -> Float[Array, ""] | np.floating:
+def _inverse_rms(row: Float[Array, " d"], eps: float) -> Float[Array, ""]:
     return 1 / np.sqrt(np.sum(row * row) / row.shape[0] + eps)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from minimind_ref.oracle.bounded import Array, store
+from minimind_ref.oracle.bounded import Array, sigmoid, store
 from minimind_ref.oracle.checks import float64, require_equal, require_positive, require_rank
 
 
@@ -18,7 +18,7 @@ def swiglu(
     y = np.zeros_like(x)
     for row in np.ndindex(*x.shape[:-1]):
         gate, up = store(w_gate @ x[row]), store(w_up @ x[row])
-        hidden = store(store(gate * _sigmoid(gate)) * up)
+        hidden = store(store(gate * sigmoid(gate)) * up)
         y[row] = store(w_down @ hidden)
     return y
 
@@ -38,21 +38,16 @@ def swiglu_vjp(
     hidden, dgate, dup = (np.zeros_like(x, shape=(*x.shape[:-1], f)) for _ in range(3))
     for row in np.ndindex(*x.shape[:-1]):
         gate, up = store(w_gate @ x[row]), store(w_up @ x[row])
-        sigmoid = _sigmoid(gate)
-        silu = store(gate * sigmoid)
+        slope = sigmoid(gate)
+        silu = store(gate * slope)
         hidden[row] = store(silu * up)
         pulled = store(w_down.T @ cotangent[row])
         dup[row] = store(pulled * silu)
-        dgate[row] = store(store(pulled * up) * (sigmoid * (1 + gate * (1 - sigmoid))))
+        dgate[row] = store(store(pulled * up) * (slope * (1 + gate * (1 - slope))))
         dx[row] = store(store(w_gate.T @ dgate[row]) + store(w_up.T @ dup[row]))
     x_rows, cotangent_rows = x.reshape(-1, d), cotangent.reshape(-1, d)
     dw_gate, dw_up = (store(branch.reshape(-1, f).T @ x_rows) for branch in (dgate, dup))
     return dx, dw_gate, dw_up, store(cotangent_rows.T @ hidden.reshape(-1, f))
-
-
-def _sigmoid(z: Float[Array, " f"]) -> Float[Array, " f"]:
-    """Both exponents are at most 0: nothing overflows, and small values keep their relative precision (SWIGLU-8)."""
-    return np.exp(np.minimum(z, 0)) / (1 + np.exp(-np.abs(z)))
 
 
 def _checked(x: Array, w_gate: Array, w_up: Array, w_down: Array) -> tuple[Array, Array, Array, Array]:

@@ -60,7 +60,7 @@ def resumed(given: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[Model
     asked = dict(given)
     if "preset" in given or "compat" in given:
         config, settings = layer(given)
-        asked |= {**config.to_dict(), **vars(settings)} | given
+        asked = {**config.to_dict(), **vars(settings), **given}
     for name in asked.keys() & stored.keys() - FREE:
         if asked[name] is not None and asked[name] != stored[name]:
             raise UserError(f"--resume keeps the run's settings: {name} is {stored[name]}, not {asked[name]}")
@@ -69,4 +69,4 @@ def resumed(given: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[Model
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))  # type: ignore[arg-type]
+    sys.exit(run_command(main))

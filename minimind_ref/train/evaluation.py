@@ -1,6 +1,7 @@
 """Held-out loss, comparable across tokenizers, beside two baselines on the same tokens."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,10 +31,20 @@ class Evaluation(NamedTuple):
     def lines(self) -> list[str]:
         """What a person reads."""
         return [
-            f"loss {self.loss:.4f} nats a token · perplexity {self.perplexity:.2f} · {self.bits_per_byte:.3f} bits a byte",
-            f"unigram {self.unigram:.4f} (the model is {self.unigram - self.loss:.2f} under it) · "
-            f"bigram {self.bigram:.4f} ({self.bigram - self.loss:.2f}) · on the same {self.tokens:,} tokens",
+            f"loss {self.loss:.4f} nats/token, perplexity {self.perplexity:.2f}, {self.bits_per_byte:.3f} bits/byte",
+            f"unigram {self.unigram:.4f} ({self.unigram - self.loss:.2f} more than the model), "
+            f"bigram {self.bigram:.4f} ({self.bigram - self.loss:.2f} more), on the same {self.tokens:,} tokens",
         ]
+
+
+def combine(parts: Sequence[Evaluation]) -> Evaluation:
+    """The evaluation of several disjoint sets of tokens together."""
+    tokens = sum(part.tokens for part in parts)
+    loss, unigram, bigram = (
+        sum(getattr(part, name) * part.tokens for part in parts) / tokens for name in ("loss", "unigram", "bigram")
+    )
+    num_bytes = sum(part.loss * part.tokens / part.bits_per_byte for part in parts)
+    return Evaluation(loss, math.exp(min(loss, 700.0)), loss * tokens / num_bytes, unigram, bigram, tokens)
 
 
 class HeldOut(NamedTuple):

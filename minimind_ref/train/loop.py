@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from minimind_ref.errors import RunError
+from minimind_ref.model.transformer import Transformer
 from minimind_ref.optim.accumulation import micro_batch_weights
 from minimind_ref.optim.adamw import AdamW
 from minimind_ref.optim.cosine_schedule import cosine_schedule
@@ -62,7 +63,7 @@ class Report(NamedTuple):
 class Run:
     """What the steps of a run act on."""
 
-    model: nn.Module  # the network itself
+    model: Transformer  # the network itself
     network: nn.Module  # what is called: the same, or its distributed shell
     optimizer: AdamW
     scaler: GradScaler

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,9 @@ class Metrics:
 def import_wandb() -> Any:
     """The tracker's module, or UserError that says how to get it."""
     try:
-        import wandb
+        return import_module("wandb")
     except ImportError:
         raise UserError("--use_wandb needs the extra 'track': pip install 'minimind-ref[track]'") from None
-    return wandb
 
 
 def keep_until(path: Path, step: int) -> None:

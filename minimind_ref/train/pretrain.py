@@ -21,7 +21,7 @@ from minimind_ref.loss.cross_entropy import cross_entropy
 from minimind_ref.model.transformer import Transformer
 from minimind_ref.optim.accumulation import windows as cut
 from minimind_ref.train.device import Placement
-from minimind_ref.train.distributed import Ranks
+from minimind_ref.train.distributed import Ranks, main_first
 from minimind_ref.train.evaluation import Evaluation, HeldOut, evaluate, inputs, token_bytes
 from minimind_ref.train.loop import Loss
 from minimind_ref.train.settings import Settings
@@ -33,19 +33,15 @@ class Pretraining:
     prefix = "pretrain"
 
     def __init__(
-        self,
-        settings: Settings,
-        config: ModelConfig,
-        tokenizer: Tokenizer,
-        placement: Placement,
-        ranks: Ranks,
-        cache: Any,
+        self, settings: Settings, config: ModelConfig, tokenizer: Tokenizer, placement: Placement, ranks: Ranks
     ) -> None:
         self.settings, self.config, self.tokenizer = settings, config, tokenizer
         self.placement, self.ranks = placement, ranks
-        tokens = self._tokenise(cache)
+        with main_first(ranks):
+            tokens = self._tokenise(Path(settings.out_dir) / "cache")
         self.train_tokens, self.held_tokens = split(tokens, settings.held_out)
-        self.skipped = tokens.metadata["skipped"]
+        self.skipped: dict[str, int] = tokens.metadata["skipped"]
+        self.fingerprint: str = tokens.metadata["fingerprint"]
         make = PackedRows if settings.batching == "pack" else PaddedRows
         self.rows = make(self.train_tokens, settings.max_seq_len, pad_id=tokenizer.pad_id)
         assert settings.batch_size is not None  # the command line filled it

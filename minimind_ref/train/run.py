@@ -223,7 +223,7 @@ class Session:
         progress, rate = self.run.progress, self.metrics.tokens_per_second
         skipped = f", {progress.skipped} skipped for overflow" if self.placement.scaled else ""
         self._say(f"finished  {progress.steps:,} steps{skipped} in {seconds:.0f} s, {rate:,.0f} tokens a second")
-        held_out, *baselines = self._evaluate()
+        _, *baselines = self._evaluate()
         if not self.ranks.main:
             return
         for line in baselines:

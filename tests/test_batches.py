@@ -1,0 +1,221 @@
+"""Rows read from disk are those of `packing`; batches lose nothing, however they are cut."""
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from byte_tokenizer import ByteTokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimind_ref.data.batches import batches, epoch_order, micro_steps
+from minimind_ref.data.packing import IGNORE, pack, pad
+from minimind_ref.data.rows import PackedRows, PaddedRows
+from minimind_ref.data.token_file import split
+from minimind_ref.data.token_writer import write_token_file
+
+TEXTS = ["first", "the second text", "3", "and a fourth one which is rather long", "five!", "sixth", "a seventh"]
+texts_strategy = st.lists(st.text("abc", min_size=1, max_size=30), min_size=1, max_size=15)
+
+
+def token_file(folder, texts=TEXTS, wrap=True):
+    return write_token_file(texts, ByteTokenizer(), cache_dir=folder, name="x", wrap=wrap, settings={"texts": texts})
+
+
+def documents(tokens):
+    return [tokens.document(i) for i in range(tokens.num_documents)]
+
+
+def same(a, b):
+    """Whether two batches are equal in every field."""
+    return all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(a, b, strict=True))
+
+
+# -- rows --
+
+
+@given(texts_strategy, st.integers(2, 23), st.booleans())
+def test_packed_rows_are_those_of_pack(tmp_path_factory, texts, length, wrap):
+    whole = token_file(tmp_path_factory.mktemp("cache"), texts, wrap)
+    for view in (whole, *split(whole, 0.3, 3)):
+        rows = PackedRows(view, length, pad_id=9)
+        if view.num_documents == 0:
+            assert len(rows) == 0
+            continue
+        expected = pack(documents(view), length, pad_id=9)
+        assert len(rows) == len(expected.input_ids)
+        for field, column in enumerate(expected):
+            np.testing.assert_array_equal(
+                np.stack([row[field] for row in map(rows.__getitem__, range(len(rows)))]), column
+            )
+
+
+@given(texts_strategy, st.integers(2, 23), st.booleans(), st.sampled_from([None, True, False]))
+def test_padded_rows_are_those_of_pad(tmp_path_factory, texts, length, wrap, keep_end):
+    whole = token_file(tmp_path_factory.mktemp("cache"), texts, wrap)
+    for view in (whole, split(whole, 0.3, 3)[0]):
+        rows = PaddedRows(view, length, pad_id=9, keep_end=keep_end)
+        expected = pad(documents(view), length, pad_id=9, keep_end=wrap if keep_end is None else keep_end)
+        assert len(rows) == len(expected.input_ids)
+        for field, column in enumerate(expected):
+            np.testing.assert_array_equal(
+                np.stack([row[field] for row in map(rows.__getitem__, range(len(rows)))]), column
+            )
+
+
+def test_a_row_that_is_not_there_is_refused(tmp_path):
+    for rows in (PackedRows(token_file(tmp_path), 7), PaddedRows(token_file(tmp_path), 7)):
+        for row in (-1, len(rows)):
+            with pytest.raises(IndexError, match=f"row {row} of {len(rows)}"):
+                rows[row]
+        with pytest.raises(ValueError, match="length=1 must be at least 2"):
+            type(rows)(rows.tokens, 1)
+
+
+def test_a_wrapped_text_is_cut_before_it_is_wrapped(tmp_path):
+    rows = PaddedRows(token_file(tmp_path, ["abcdefgh"]), 6)
+    assert rows[0].input_ids.tolist() == [1, *(byte + 3 for byte in b"abcd"), 2]
+
+
+# -- steps and order --
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "epochs", "world_size", "steps"),
+    [
+        (1_413_103, 8, 1, 1, 176_638),
+        (1_214_724, 16, 2, 1, 151_842),  # the seed says 151,840
+        (1_413_103, 16, 1, 1, 88_319),  # the seed says 88,318
+        (1_413_103, 8, 1, 2, 88_319),
+        (17, 4, 3, 2, 9),
+        (16, 4, 3, 2, 6),
+        (1, 4, 1, 2, 1),
+        (0, 4, 1, 1, 0),
+    ],
+)
+def test_micro_steps_round_up_in_every_epoch(samples, batch_size, epochs, world_size, steps):
+    assert micro_steps(samples, batch_size, epochs, world_size) == steps
+
+
+@given(st.integers(0, 10**9), st.integers(1, 10**4), st.integers(1, 64))
+def test_micro_steps_are_those_of_the_rank_with_most_samples(samples, batch_size, world_size):
+    of_a_rank = -(-samples // world_size)
+    assert micro_steps(samples, batch_size, 1, world_size) == -(-of_a_rank // batch_size)
+
+
+@given(st.integers(1, 500), st.integers(0, 2**63), st.integers(0, 9))
+def test_an_order_holds_every_row_once_and_depends_on_seed_and_epoch_only(samples, seed, epoch):
+    order = epoch_order(samples, seed=seed, epoch=epoch)
+    assert sorted(order.tolist()) == list(range(samples))
+    assert order.tolist() == epoch_order(samples, seed=seed, epoch=epoch).tolist()
+
+
+def test_orders_differ_between_epochs_and_seeds():
+    orders = {tuple(epoch_order(50, seed=seed, epoch=epoch).tolist()) for seed in range(5) for epoch in range(5)}
+    assert len(orders) == 25
+    assert epoch_order(50, seed=0, epoch=3, shuffle=False).tolist() == list(range(50))
+
+
+def test_an_order_is_the_same_on_every_numpy():
+    """Recorded with NumPy 1.26 and 2.x: resuming a run elsewhere must not reshuffle its data."""
+    assert epoch_order(12, seed=42, epoch=1).tolist() == [10, 1, 2, 8, 11, 5, 3, 9, 6, 0, 4, 7]
+
+
+# -- batches --
+
+
+@given(
+    texts=texts_strategy,
+    batch_size=st.integers(1, 4),
+    world_size=st.integers(1, 4),
+    padded=st.booleans(),
+    shuffle=st.booleans(),
+)
+def test_ranks_see_together_what_one_would(tmp_path_factory, texts, batch_size, world_size, padded, shuffle):
+    rows = (PaddedRows if padded else PackedRows)(token_file(tmp_path_factory.mktemp("cache"), texts), 7)
+    common = dict(seed=3, epoch=1, shuffle=shuffle)
+    whole = list(batches(rows, batch_size=batch_size * world_size, **common))
+    ranks = [
+        list(batches(rows, batch_size=batch_size, rank=rank, world_size=world_size, **common))
+        for rank in range(world_size)
+    ]
+    assert {len(rank) for rank in ranks} == {len(whole)} == {micro_steps(len(rows), batch_size, 1, world_size)}
+    for together, shares in zip(whole, zip(*ranks, strict=True), strict=True):
+        blank = [share for share in shares if share.num_documents == 0]
+        assert all((share.labels == IGNORE).all() and len(share.labels) == 1 for share in blank)
+        shares = [share for share in shares if share.num_documents]
+        for name in ("input_ids", "labels", "segment_ids", "position_ids", "attention_mask"):
+            if getattr(together, name) is not None:
+                assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(together, name))
+        for count in ("num_tokens", "num_documents"):
+            assert sum(getattr(share, count) for share in shares) == getattr(together, count)
+
+
+@given(texts_strategy, st.integers(2, 9), st.integers(1, 4), st.integers(1, 3))
+def test_an_epoch_of_packed_batches_predicts_every_pair_once(tmp_path_factory, texts, length, batch_size, world_size):
+    tokens = token_file(tmp_path_factory.mktemp("cache"), texts)
+    seen = Counter()
+    for rank in range(world_size):
+        share = dict(batch_size=batch_size, rank=rank, world_size=world_size)
+        for batch in batches(PackedRows(tokens, length), seed=0, epoch=0, **share):
+            taught = batch.labels != IGNORE
+            seen.update(zip(batch.input_ids[taught].tolist(), batch.labels[taught].tolist(), strict=True))
+            assert batch.num_tokens == taught.sum()
+    assert seen == Counter(pair for document in documents(tokens) for pair in pairwise(document.tolist()))
+
+
+@pytest.mark.parametrize("kind", [PackedRows, PaddedRows])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_starting_later_gives_the_rest(tmp_path, kind, world_size):
+    rows = kind(token_file(tmp_path), 7)
+    common = dict(batch_size=2, seed=5, epoch=2, rank=world_size - 1, world_size=world_size)
+    whole = list(batches(rows, **common))
+    assert len(whole) > 1
+    for start in range(len(whole) + 2):
+        rest = list(batches(rows, start=start, **common))
+        assert len(rest) == max(0, len(whole) - start)
+        assert all(map(same, rest, whole[start:]))
+
+
+def test_workers_change_nothing(tmp_path):
+    rows = PackedRows(token_file(tmp_path), 7)
+    one, two = (list(batches(rows, batch_size=3, seed=1, epoch=0, num_workers=workers)) for workers in (0, 1))
+    assert len(one) == len(two) > 2
+    assert all(map(same, one, two))
+
+
+def test_the_global_generator_is_left_alone(tmp_path):
+    before = torch.random.get_rng_state()
+    list(batches(PackedRows(token_file(tmp_path), 7), batch_size=3, seed=1, epoch=0))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_packed_batch_counts_pieces_and_a_padded_one_documents(tmp_path):
+    tokens = token_file(tmp_path, ["a", "bcdefgh", "i"])  # 3 + 9 + 3 tokens
+    (packed,) = batches(PackedRows(tokens, 8), batch_size=9, seed=0, epoch=0, shuffle=False)
+    assert packed.attention_mask is None
+    assert packed.segment_ids.tolist() == [[0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1, -1]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 0, 1, 2, 3, 4], [0, 1, 2, 3, 0, 1, 2, 0]]
+    assert (packed.num_documents, packed.num_tokens) == (4, 12)
+    (padded,) = batches(PaddedRows(tokens, 8), batch_size=9, seed=0, epoch=0, shuffle=False)
+    assert padded.segment_ids is padded.position_ids is None
+    assert padded.attention_mask.tolist() == [[1] * 3 + [0] * 5, [1] * 8, [1] * 3 + [0] * 5]
+    assert (padded.num_documents, padded.num_tokens) == (3, 11)
+    tensors = (packed.input_ids, packed.labels, packed.segment_ids, packed.position_ids, padded.attention_mask)
+    assert {tensor.dtype for tensor in tensors} == {torch.int64}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"rank": 2, "world_size": 2}, "rank=2 must lie between 0 and world_size=2 less one"),
+        ({"rank": -1}, "rank=-1 must lie"),
+        ({"start": -1}, "start=-1 must not be negative"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_at_once(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        batches(PackedRows(token_file(tmp_path), 7), **{"batch_size": 2, "seed": 0, "epoch": 0, **arguments})
