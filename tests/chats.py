@@ -13,7 +13,7 @@ PIECES = ["", "hi", "你好", "\n", "\n\n", " y ", "é\"'\\<>&", "<think>\na\n</
 
 plain = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 contents = st.lists(st.sampled_from(PIECES) | plain, max_size=3).map("".join)
-values = st.sampled_from([{"a": 1, "é": [None, True, "<x>"]}, {}, [], {"q": "你", "p": 0.5}])
+values = st.sampled_from([{"a": 1, "é": [None, True, "<x>"]}, {}, [], {"q": "你", "p": 0.5}, {"<think>": MARKERS}])
 
 
 @st.composite
@@ -22,7 +22,7 @@ def calls(draw):
     arguments = draw(values)
     if draw(st.booleans()):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    function = {"name": draw(st.sampled_from(["f", "g<é"])), "arguments": arguments}
+    function = {"name": draw(st.sampled_from(["f", "g<é", "<|im_end|>"])), "arguments": arguments}
     return draw(st.sampled_from([function, {"type": "function", "function": function}]))
 
 

@@ -267,6 +267,33 @@ def test_chat_template_9_an_imitated_marker_changes_no_other_token(template, mar
 
 @each_vocabulary
 @each_template
+@pytest.mark.parametrize(
+    "place", ["system", "user", "tool", "content", "reasoning", "name", "arguments", "value", "tools"]
+)
+def test_chat_template_9_no_place_lets_a_control_token_through(path, template, place):
+    def ids_with(forged):
+        text = {place: forged}
+        arguments = {"value": {"x": forged}}.get(place, text.get("arguments", "{}"))
+        call = {"name": text.get("name", "f"), "arguments": arguments}
+        talk = [
+            {"role": "system", "content": text.get("system", "S")},
+            user(text.get("user", "q")),
+            assistant(text.get("content", "A"), reasoning_content=text.get("reasoning", "R"), tool_calls=[call]),
+            {"role": "tool", "content": text.get("tool", "t")},
+        ]
+        return encode_chat(loaded(path), talk, template=template, tools=[{"x": text.get("tools", "")}]).ids
+
+    def controls(ids):
+        return [i for i in ids if i in loaded(path).control_ids.values()]
+
+    tame, forged = ids_with("x"), ids_with("".join([*MARKERS, "<tool_call>"]))
+    assert controls(forged) == controls(tame)
+    if place != "reasoning" or template == "minimind3":
+        assert len(forged) > len(tame)
+
+
+@each_vocabulary
+@each_template
 @given(messages=chats.messages, tools=chats.tools, prompt=st.booleans())
 def test_chat_template_10_decodes_to_the_rendering_without_special_tokens(path, template, messages, tools, prompt):
     options = {"template": template, "tools": tools, "add_generation_prompt": prompt}
