@@ -99,6 +99,29 @@ def test_tokenizer_4_definition_agrees_on_the_shipped_vocabulary():
     assert definition("tokenizer", "float").encode(text, vocab, merges) == product.encode(text)
 
 
+@pytest.mark.parametrize(
+    "merges, text, tokens",
+    [
+        (["bc", "ab"], "abc", ["a", "bc"]),  # the lower rank, not the first place
+        (["ab", "bc"], "abc", ["ab", "c"]),
+        (["aa"], "aaa", ["aa", "a"]),  # the leftmost of equal ranks
+        (["ab", "cd", "bc"], "abcd", ["ab", "cd"]),
+    ],
+)
+def test_tokenizer_4_rank_then_place(merges, text, tokens):
+    names = [*oracle.byte_alphabet(), *merges]
+    vocab, pairs = {name: i for i, name in enumerate(names)}, [(left, right) for left, right in merges]
+    want = [vocab[token] for token in tokens]
+    assert oracle.encode(text, vocab, pairs) == want == library(vocab, pairs).encode(text).ids
+    assert definition("tokenizer", "float").encode(text, vocab, pairs) == want
+
+
+@given(words=st.text(st.sampled_from("etaoinshrldcu  的一是不了"), min_size=20, max_size=60))
+def test_tokenizer_4_words_in_which_merges_compete(words):
+    product, vocab, merges = loaded(SHIPPED)
+    assert product.encode(words) == oracle.encode(words, vocab, merges)
+
+
 @given(corpus=corpora, text=texts)
 def test_tokenizer_4_merges_of_any_training_agree(corpus, text):
     vocab, merges = oracle.train(corpus, 300, [])
