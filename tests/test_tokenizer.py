@@ -149,6 +149,14 @@ def test_tokenizer_2_pieces_are_the_text(text):
     assert all(oracle.pieces(text))
 
 
+@given(text=texts)
+def test_tokenizer_2_definition_and_library_split_alike(text):
+    pieces = list(oracle.pieces(text))
+    assert definition("tokenizer", "float").split(text) == pieces
+    offsets = [span for _, span in pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)]
+    assert [text[begin:end] for begin, end in offsets] == pieces
+
+
 @pytest.mark.parametrize(
     "text, pieces",
     [
@@ -158,6 +166,7 @@ def test_tokenizer_2_pieces_are_the_text(text):
         ("a \nb", ["a", " ", "\n", "b"]),
         ("I'LL 's it's", ["I", "'", "LL", " '", "s", " it", "'s"]),
         (" 12½x", [" 12½", "x"]),
+        ("!\x1c\u200b!\x85a", ["!\x1c\u200b!", "\x85", "a"]),
     ],
 )
 def test_tokenizer_2_named_cases(text, pieces):
