@@ -69,9 +69,8 @@ def _tensors(tensors: Mapping[str, Tensor]) -> list[str]:
         lines.append(f"  {name:58} {tuple(tensor.shape)!s:16} {str(tensor.dtype).removeprefix('torch.')}{note}")
         if not shared:
             seen.add(tensor.data_ptr())
-            counts[next((label for label, pattern in COMPONENTS if re.search(pattern, name)), "other")] += (
-                tensor.numel()
-            )
+            component = next((label for label, pattern in COMPONENTS if re.search(pattern, name)), "other")
+            counts[component] += tensor.numel()
     total = sum(counts.values())
     lines.append(f"  {total:,} parameters: " + ", ".join(f"{label} {n:,}" for label, n in counts.most_common()))
     return lines

@@ -179,6 +179,7 @@ def test_starting_later_gives_the_rest(tmp_path, kind, world_size):
         assert all(map(same, rest, whole[start:]))
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # the tokenizers library's
 def test_workers_change_nothing(tmp_path):
     rows = PackedRows(token_file(tmp_path), 7)
     one, two = (list(batches(rows, batch_size=3, seed=1, epoch=0, num_workers=workers)) for workers in (0, 1))
@@ -203,6 +204,8 @@ def test_a_packed_batch_counts_pieces_and_a_padded_one_documents(tmp_path):
     assert padded.segment_ids is padded.position_ids is None
     assert padded.attention_mask.tolist() == [[1] * 3 + [0] * 5, [1] * 8, [1] * 3 + [0] * 5]
     assert (padded.num_documents, padded.num_tokens) == (3, 11)
+    (by_place,) = batches(PaddedRows(tokens, 8, pad_id=1), batch_size=9, seed=0, epoch=0, shuffle=False)
+    assert torch.equal(by_place.attention_mask, padded.attention_mask)  # 1 is the start token's id, too
     tensors = (packed.input_ids, packed.labels, packed.segment_ids, packed.position_ids, padded.attention_mask)
     assert {tensor.dtype for tensor in tensors} == {torch.int64}
 

@@ -200,6 +200,16 @@ def test_scaling_by_powers_of_two_and_exact_zeros_does_not_round():
     assert np.all(bound(x * 3) > 0)
 
 
+def test_what_only_resembles_a_power_of_two_still_rounds():
+    near, factor = Bounded([2.0], [2.0**-20], "float32"), bound_inputs(np.array([1.75]), profile="float32")[0]
+    assert bound(near * factor) > 1.75 * 2.0**-20 + 0.9 * FLOAT32.unit * 3.5
+    assert bound(factor / near) > 0.875 * 2.0**-21 + 0.9 * FLOAT32.unit * 0.875
+
+
+def test_sigmoid_forgets_errors_where_it_is_flat():
+    assert np.all(bound(sigmoid(Bounded([-9.0, 9.0], 2.0**-3, "float32"))) < 2.0**-3 * 2.0**-12)
+
+
 def test_literals_are_rounded_unless_the_format_holds_them():
     (x,) = bound_inputs(np.array([1.0]), profile="bfloat16")
     assert bound(x + 0.5) <= 2 * FLOAT32.unit * 1.5

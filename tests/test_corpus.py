@@ -137,6 +137,14 @@ def test_the_fingerprint_changes_with_any_file(library, change):
     assert before != corpus.fingerprint()
 
 
+def test_the_fingerprint_tells_one_file_from_two(library, tmp_path):
+    library({"a.py": "x = 1", "b.py": "y"})
+    before = corpus.fingerprint()
+    (tmp_path / "b.py").unlink()
+    library({"a.py": "x = 1b.py \ny"})
+    assert before != corpus.fingerprint()
+
+
 def test_an_installation_without_sources_is_told_so(library):
     library({"a.pyc": b""})
     with pytest.raises(DataError, match="has no sources of its standard library"):

@@ -23,6 +23,22 @@ def test_words_are_splitmix64s():
     assert words(0, 3).tolist() == [mix((key + (k + 1) * GOLDEN_RATIO) & MASK) for k in range(3)]
 
 
+@pytest.mark.parametrize("i", [0, 1, 20])
+def test_elements_are_those_of_the_page(i):
+    """Follow golden/README.md on Python integers, for one element."""
+    key = mix(101 + GOLDEN_RATIO)
+    w = [mix((key + (4 * i + j + 1) * GOLDEN_RATIO) & MASK) for j in range(4)]
+    n = (sum((w[j] >> (16 * f)) & 0xFFFF for j in range(3) for f in range(4)) - 393210) / 2**16
+    expected = {
+        "normal": n, "uniform": (2 * (w[0] >> 48) - 65535) / 2**16, "positive": abs(n) + 2**-16, "tiny": n / 2**14,
+        "large": n * 2**10, "heavy": n * 2.0 ** ((w[3] >> 60) - 8), "offset": n / 8 + 4, "ties": ((w[0] >> 61) - 4) / 4,
+        "alternating": -abs(n) if i % 7 % 2 else abs(n),
+    }  # fmt: skip
+    found = {structure: draw(101, (3, 7), structure=structure).ravel()[i] for structure in expected}
+    assert found == expected and expected.keys() == STRUCTURES.keys() - {"sorted"}
+    assert draw_integers(101, (3, 7), -5, 90).ravel()[i] == -5 + (((w[0] >> 32) * 95) >> 32)
+
+
 @given(seeds, st.sampled_from(sorted(STRUCTURES)), st.integers(-20, 20))
 def test_values_are_float32_numbers_and_mostly_distinct(seed, structure, exponent):
     x = draw(seed, (7, 11), 2.0**exponent, structure)

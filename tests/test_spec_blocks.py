@@ -83,6 +83,12 @@ def test_numbers_leave_integers_and_masks_alone():
     assert numbers((True, None, "mean", 0.5), "decimal") == (True, None, "mean", Decimal("0.5"))
 
 
+def test_floats_become_exactly_the_decimal_that_they_are():
+    exact = Decimal("0.1000000000000000055511151231257827021181583404541015625")
+    assert numbers({"eps": 0.1, "x": np.array([0.1])}, "decimal") == {"eps": exact, "x": [exact]}
+    assert numbers([exact], "float") == [0.1]
+
+
 def test_clauses_are_read(folder):
     assert clauses("soft", folder) == [
         Clause("SOFT-1", "MUST", None, "The outputs sum to one."),

@@ -84,9 +84,9 @@ def test_swiglu_9_oracle_gradient_is_the_definitions():
 
 
 # ---- SiLU ----
-@given(z=strategies.arrays((31,), low=-3, high=5))
+@given(z=strategies.arrays((7,), low=-3, high=5))
 def test_swiglu_2_silu_minus_its_mirror_is_the_identity(z):
-    rows = np.stack([np.stack([z, np.ones(31)], -1), np.stack([-z, np.ones(31)], -1)])
+    rows = np.stack([np.stack([z, np.ones(7)], -1), np.stack([-z, np.ones(7)], -1)])
     bounded = oracle.swiglu(*exact(rows, np.array([[1.0, 0]]), np.array([[0, 1.0]]), np.array([[1.0], [0]])))
     assert_law(silu(z) - silu(-z), (bounded[0] - bounded[1])[..., 0], z)
 

@@ -24,11 +24,11 @@ class Rows(NamedTuple):
 
 
 def pack(documents: Sequence[Any], length: int, *, pad_id: int = 0) -> Rows:
-    """Cut the documents, one after the other, into rows of `length` tokens (PACKING).
+    """Cut the documents, one after the other, into rows of `length` tokens (PACKING-1, PACKING-2).
 
-    A document that crosses a row's end goes on in the next row as a new piece, its positions counted from 0 again.
-    A label is the next token of the same document, in the next row if need be.  Only the last row can have padding.
-    Raises ValueError for no documents, an empty one, a negative id, a length below 2.
+    A document that crosses a row's end goes on in the next row as a new piece, its positions counted from 0 again
+    (PACKING-3, -4).  A label is the next token of the same document, in the next row if need be (PACKING-5, -6).
+    Raises ValueError for no documents, an empty one, a negative id, a length below 2 (PACKING-12).
     """
     arrays = _checked(documents, length, pad_id)
     stream = np.concatenate(arrays)
@@ -42,10 +42,10 @@ def pack(documents: Sequence[Any], length: int, *, pad_id: int = 0) -> Rows:
 
 
 def pad(documents: Sequence[Any], length: int, *, pad_id: int = 0, keep_end: bool = False) -> Rows:
-    """Lay one document in each row, cut to `length` tokens or padded on the right (PACKING).
+    """Lay one document in each row, cut to `length` tokens or padded on the right (PACKING-9, -10).
 
     keep_end: a document that is cut keeps its last token, so that a wrapped one still ends with the end token;
-    this is MiniMind-3's cut of the text to length - 2 before wrapping it.  Raises ValueError as `pack` does.
+    this is MiniMind-3's cut of the text to length - 2 before wrapping it (PACKING-14).  Refuses what `pack` refuses.
     """
     arrays = _checked(documents, length, pad_id)
     rows = [padded_row(array, length, pad_id=pad_id, keep_end=keep_end) for array in arrays]

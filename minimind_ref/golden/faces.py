@@ -60,7 +60,7 @@ def gradient_names(case: dict[str, Any]) -> list[str]:
     return case["gradients"].get("of") or [n for n, node in files.nodes(case["inputs"]) if node["dtype"] == "float"]
 
 
-def run_definition(component: str, case: dict[str, Any], inputs: dict[str, Any], specs: Path) -> dict[str, Any] | None:
+def run_definition(component: str, case: dict[str, Any], inputs: dict[str, Any], specs: Path) -> Any:
     """Run the spec's definition with 50-digit decimals; None where it does not define the operation."""
     function = getattr(definition(component, "decimal", specs), case["op"], None)
     if function is None:

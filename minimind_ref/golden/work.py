@@ -103,7 +103,8 @@ def recompute(folder: Folder, document: dict[str, Any], *, keep: bool, full: boo
         except GoldenError as error:
             raise GoldenError(f"{case['id']}: {error}") from None
         except (TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise GoldenError(f"{case['id']}: {case['op']} cannot be run on it: {error}") from error
+            said = str(error).partition("\n")[0]
+            raise GoldenError(f"{case['id']}: {case['op']} cannot be run on it: {said}") from error
     return {**document, "cases": cases}, recorder
 
 

@@ -62,16 +62,16 @@ class Transformer(nn.Module):
         """Logits for the token after each of `input_ids`, which follow those in `cache`.
 
         attention_mask (b t), past tokens included, is 1 where a token is real; padding on the left does not shift
-        positions.  position_ids (b s) replace 0, 1, 2, ….  segment_ids (b s) number the documents of a packed row:
-        tokens see their own only.  The load-balancing loss has its coefficient, is summed over layers, and is there
-        in evaluation too; padding does not count, and a sequence is a (row, segment).
+        positions.  position_ids (b s) replace 0, 1, 2, ….  segment_ids (b t) number the documents of a packed row:
+        tokens see their own only, and a negative number is padding.  The load-balancing loss has its coefficient, is
+        summed over layers, and is there in evaluation too; padding does not count, and a sequence is a (row, segment).
         """
         past = cache[0].keys.shape[1] if cache else 0
         _check(self.config, input_ids, attention_mask, position_ids, segment_ids, past)
         cos, sin = self.rope_tables(position_ids, past, input_ids)
         mask = make_mask(attention_mask, segment_ids, input_ids.shape[1])
-        counts = None if attention_mask is None else attention_mask[:, past:].bool()
-        sequence_ids = None if segment_ids is None else number_sequences(segment_ids)
+        counts = real_tokens(attention_mask, segment_ids, past)
+        sequence_ids = None if segment_ids is None else number_sequences(segment_ids[:, past:])
         x = F.dropout(self.model.embed_tokens(input_ids), self.config.dropout, training=self.training)
         aux_loss, present = x.new_zeros((), dtype=torch.float32), []
         for layer, block in enumerate(self.model.layers):
@@ -106,14 +106,23 @@ class Transformer(nn.Module):
 
 
 def make_mask(
-    attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None, segment_ids: Int[Tensor, "b s"] | None, s: int
+    attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None, segment_ids: Int[Tensor, "b t"] | None, s: int
 ) -> Bool[Tensor, "b s t"] | None:
     """Which keys a query may see for reasons other than order: real tokens, of its own document (TRANSFORMER-5)."""
     mask = None if attention_mask is None else attention_mask.bool()[:, None].expand(-1, s, -1)
     if segment_ids is not None:
-        same = segment_ids[:, :, None] == segment_ids[:, None, :]
+        same = segment_ids[:, -s:, None] == segment_ids[:, None, :]
         mask = same if mask is None else mask & same
     return mask
+
+
+def real_tokens(attention_mask: Tensor | None, segment_ids: Tensor | None, past: int) -> Bool[Tensor, "b s"] | None:
+    """Which new tokens are not padding; None where all are."""
+    real = None if attention_mask is None else attention_mask[:, past:].bool()
+    if segment_ids is not None:
+        inside = segment_ids[:, past:] >= 0
+        real = inside if real is None else real & inside
+    return real
 
 
 def number_sequences(segment_ids: Int[Tensor, "b s"]) -> Int[Tensor, "b s"]:
@@ -139,9 +148,7 @@ def _check(
     if attention_mask is not None:
         require_shape("attention_mask", attention_mask, (b, past + s), "batch, and past plus new tokens")
     if segment_ids is not None:
-        require_shape("segment_ids", segment_ids, (b, s), "the shape of input_ids")
-        if past:
-            raise ValueError(f"segment_ids cannot follow a cache, which holds {past} tokens of no segment")
+        require_shape("segment_ids", segment_ids, (b, past + s), "batch, and past plus new tokens")
     limit = config.max_position_embeddings
     if position_ids is None and past + s > limit:
         raise ValueError(f"{past} past and {s} new tokens exceed max_position_embeddings={limit}")

@@ -20,8 +20,10 @@ def micro_batch_weights(token_counts: Sequence[int], *, accumulation_steps: int,
     "mean_of_means": MiniMind's, each micro-batch's own mean over accumulation_steps, a shorter last window included.
     Without supervised tokens a factor is 0.
     """
-    if accumulation_steps < max(1, len(token_counts)):
-        raise ValueError(f"accumulation_steps={accumulation_steps} is below the {len(token_counts)} token_counts")
+    if accumulation_steps < 1:
+        raise ValueError(f"accumulation_steps={accumulation_steps} must be at least 1")
+    if not 1 <= len(token_counts) <= accumulation_steps:
+        raise ValueError(f"token_counts has {len(token_counts)} entries; accumulation_steps={accumulation_steps}")
     if any(count < 0 for count in token_counts):
         raise ValueError(f"token_counts holds {min(token_counts)}, which must be at least 0")
     if form == "tokens":

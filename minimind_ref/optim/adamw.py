@@ -27,7 +27,7 @@ def init_moments(param: Float[Tensor, "*shape"]) -> Moments:
 
 def adamw_update(
     param: Float[Tensor, "*shape"],
-    grad: Float[Tensor, "*shape1"],
+    grad: Float[Tensor, "..."],
     moments: Moments,
     *,
     lr: float,
@@ -42,7 +42,10 @@ def adamw_update(
     Differs: the decay is multiplied by lr, as in torch and optax.
     """
     _check(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
-    require_shape("grad", grad, tuple(param.shape), "the shape of param")
+    for name, array in (("grad", grad), ("moments.mean", moments.mean), ("moments.square", moments.square)):
+        require_shape(name, array, tuple(param.shape), "the shape of param")
+    if moments.step < 0:
+        raise ValueError(f"moments.step={moments.step} must be at least 0")
     grad = grad.to(moments.mean.dtype)
     step = moments.step + 1
     mean = beta1 * moments.mean + (1 - beta1) * grad
@@ -82,9 +85,26 @@ class AdamW(Optimizer):
         if implementation not in ("explicit", "foreach"):
             raise ValueError(f"implementation={implementation!r} must be 'explicit' or 'foreach'")
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
-        for group in self.param_groups:
-            _check(**_settings(group))
         self.implementation = implementation
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse bad settings and a repeated parameter here, where every group passes (ADAMW-14, -17)."""
+        _settings(self.defaults | param_group)
+        params = param_group["params"]
+        params = [params] if isinstance(params, Tensor) else list(params)
+        if len({id(p) for p in params}) < len(params):
+            raise ValueError(f"a group of {len(params)} parameters mentions one of them more than once")
+        super().add_param_group(param_group | {"params": params})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken, with the moments as wide: torch casts them to param's dtype."""
+        super().load_state_dict(state_dict)
+        saved = [key for group in state_dict["param_groups"] for key in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for key, p in zip(saved, params, strict=True):
+            for name in ("mean", "square"):
+                if key in state_dict["state"]:
+                    self.state[p][name] = state_dict["state"][key][name].to(p.device, copy=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -103,8 +123,11 @@ class AdamW(Optimizer):
 
 
 def _settings(group: dict[str, Any]) -> dict[str, float]:
+    """A group's numbers under adamw_update's names, checked: a schedule may have changed them."""
     beta1, beta2 = group["betas"]
-    return dict(lr=group["lr"], beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"])
+    settings = dict(lr=group["lr"], beta1=beta1, beta2=beta2, eps=group["eps"], weight_decay=group["weight_decay"])
+    _check(**settings)
+    return settings
 
 
 def _explicit(params: list[Tensor], state: Any, settings: dict[str, float]) -> None:

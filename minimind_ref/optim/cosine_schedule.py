@@ -21,14 +21,14 @@ def cosine_schedule(
     Source: Loshchilov and Hutter 2016, arXiv:1608.03983, eq. 5.
     """
     _check(step, total_steps, peak, warmup_steps, floor_ratio, form)
-    floor = floor_ratio * peak
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)
     if step >= total_steps:
-        return floor
+        return peak * floor_ratio
     progress = (step - warmup_steps) / (total_steps - warmup_steps)
-    amplitude = peak if form == "minimind2" else peak - floor
-    return floor + amplitude * (1 + math.cos(math.pi * progress)) / 2
+    span = 1.0 if form == "minimind2" else 1.0 - floor_ratio
+    # Factored, because floor_ratio + (1 − floor_ratio) is exactly 1 in floating point (COSINE_SCHEDULE-2).
+    return peak * (floor_ratio + span * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def _check(step: int, total_steps: int, peak: float, warmup_steps: int, floor_ratio: float, form: str) -> None:

@@ -1,6 +1,5 @@
 """Clipping by the global norm.  Spec: specs/grad_clip.md."""
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -13,12 +12,12 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> F
     """Scale all gradients in place by min(1, max_norm / (‖g‖ + 1e-6)); returns ‖g‖ from before (GRAD_CLIP-1).
 
     The norm runs over all parameters together, in float32 or wider; parameters without a gradient are skipped.
-    A norm that is not finite is returned and nothing is scaled: whoever calls decides (GRAD_CLIP-5).
+    A norm that is not finite is returned and nothing is scaled: whoever calls decides (GRAD_CLIP-6).
 
     Source: Pascanu et al. 2012, arXiv:1211.5063, alg. 1.  Differs: the 1e-6, which is torch's.
     """
-    if not max_norm >= 0 or math.isnan(max_norm):
-        raise ValueError(f"max_norm={max_norm} must be at least 0")
+    if not max_norm > 0:
+        raise ValueError(f"max_norm={max_norm} must be above 0 (inf only measures)")
     parameters = [parameters] if isinstance(parameters, Tensor) else parameters
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:

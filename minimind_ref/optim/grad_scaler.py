@@ -7,12 +7,19 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+SMALLEST = torch.finfo(torch.float32).tiny  # of the scales, the last whose reciprocal float32 holds (GRAD_SCALER-6)
+
+
+def _float32(number: float) -> float:
+    """The nearest float32 number, as the gradients meet it; infinite where it is too large."""
+    return float(torch.tensor(number, dtype=torch.float32))
+
 
 class GradScaler:
     """Multiply the loss so that small gradients survive float16; skip a step whose gradients overflowed.
 
     The scale shrinks by `backoff_factor` after an overflow and grows by `growth_factor` after `growth_interval`
-    clean steps in a row (GRAD_SCALER-3).  Disabled, every method passes its argument through.
+    clean steps in a row (GRAD_SCALER-4, -5).  Disabled, every method passes its argument through.
 
     Source: Micikevicius et al. 2017, arXiv:1710.03740, sec. 3.2; the interface is torch.amp.GradScaler's.
     """
@@ -33,7 +40,7 @@ class GradScaler:
             raise ValueError(f"backoff_factor={backoff_factor} must lie between 0 and 1")
         if growth_interval < 1:
             raise ValueError(f"growth_interval={growth_interval} must be at least 1")
-        self._scale, self._good_steps = float(init_scale), 0
+        self._scale, self._good_steps = _float32(init_scale), 0
         self._growth_factor, self._backoff_factor = growth_factor, backoff_factor
         self._growth_interval, self._enabled = growth_interval, enabled
         self._overflow: dict[int, bool] = {}  # by optimiser, from unscale_ to update
@@ -43,8 +50,9 @@ class GradScaler:
         return self._scale if self._enabled else 1.0
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The loss to call backward on."""
-        return loss * self._scale if self._enabled else loss
+        """The loss to call backward on, float32 or wider: 2¹⁶ is infinite in float16 (GRAD_SCALER-1)."""
+        wide = torch.promote_types(loss.dtype, torch.float32)
+        return loss.to(wide) * self._scale if self._enabled else loss
 
     @torch.no_grad()
     def unscale_(self, optimizer: Optimizer) -> None:
@@ -56,12 +64,14 @@ class GradScaler:
         if id(optimizer) in self._overflow:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if any(grad.dtype == torch.float16 for grad in grads):
+            raise ValueError("a gradient is float16: unscaled in place it would underflow; keep float32 parameters")
         for grad in grads:
             grad.mul_(1 / self._scale)
         self._overflow[id(optimizer)] = not all(bool(grad.isfinite().all()) for grad in grads)
 
     def step(self, optimizer: Optimizer) -> Any:
-        """`optimizer.step()` on unscaled gradients, or nothing where they overflowed (GRAD_SCALER-2)."""
+        """`optimizer.step()` on unscaled gradients, or nothing where they overflowed (GRAD_SCALER-3)."""
         if not self._enabled:
             return optimizer.step()
         if id(optimizer) in self._stepped:
@@ -82,11 +92,12 @@ class GradScaler:
         if not self._overflow:
             raise RuntimeError("update() needs a step() or unscale_() before it")
         if any(self._overflow.values()):
-            self._scale, self._good_steps = self._scale * self._backoff_factor, 0
+            lower = _float32(self._scale * self._backoff_factor)
+            self._scale, self._good_steps = lower if lower >= SMALLEST else self._scale, 0
         else:
             self._good_steps += 1
             if self._good_steps == self._growth_interval:
-                grown = self._scale * self._growth_factor
+                grown = _float32(self._scale * self._growth_factor)
                 self._scale, self._good_steps = grown if math.isfinite(grown) else self._scale, 0
         self._overflow, self._stepped = {}, set()
 

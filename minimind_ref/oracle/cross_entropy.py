@@ -66,11 +66,11 @@ def cross_entropy_vjp(
 
 
 def _losses(logits: Array, labels: np.ndarray, supervised: np.ndarray, *, sign: int) -> Array:
-    losses = np.zeros_like(logits, shape=labels.shape)
-    for row in np.ndindex(*labels.shape):
-        if supervised[row]:
-            losses[row] = sign * (logsumexp(logits[row]) - logits[row][labels[row]])
-    return losses
+    rows, names = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    losses = np.zeros_like(logits, shape=names.shape)
+    for i in np.flatnonzero(supervised):
+        losses[i] = sign * (logsumexp(rows[i]) - rows[i][names[i]])
+    return losses.reshape(labels.shape)
 
 
 def _gradient(logits: Array, labels: np.ndarray, supervised: np.ndarray, cotangent: Array) -> Array:

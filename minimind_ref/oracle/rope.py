@@ -97,8 +97,8 @@ def apply_rope_vjp(
         along, across = g[..., i], g[..., i + half]
         dx[..., i] = store(store(along * c) + store(across * s))
         dx[..., i + half] = store(store(across * c) - store(along * s))
-        dcos[..., i] = store(np.sum(along * a + across * b, axis=summed))
-        dsin[..., i] = store(np.sum(across * a - along * b, axis=summed))
+        dcos[..., i] = store(store(np.sum(along * a, axis=summed)) + store(np.sum(across * b, axis=summed)))
+        dsin[..., i] = store(store(np.sum(across * a, axis=summed)) - store(np.sum(along * b, axis=summed)))
     return dx, dcos, dsin
 
 

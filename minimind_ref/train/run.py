@@ -1,5 +1,6 @@
 """One run of one stage, from its settings to its files."""
 
+import contextlib
 import platform
 import signal
 import time
@@ -58,10 +59,8 @@ def run_stage(name: str, config: ModelConfig, settings: Settings, resume: Mappin
 
 def _remove_if_empty(folder: Path) -> None:
     for path in (folder / "cache", folder):
-        try:
+        with contextlib.suppress(OSError):
             path.rmdir()
-        except OSError:
-            return
 
 
 class Session:

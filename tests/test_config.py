@@ -1,0 +1,104 @@
+"""The configuration: exact parameter counts, what follows from what, and what is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimind_ref import PRESETS, ModelConfig, Transformer, count_parameters
+
+EXACT = {  # SYSTEM: parameters, and those active per token
+    "tiny": (1_606_784, 1_606_784),
+    "minimind2-small": (25_829_888, 25_829_888),
+    "minimind2": (104_030_976, 104_030_976),
+    "minimind2-moe": (145_029_760, 91_945_600),
+    "minimind-3": (63_912_192, 63_912_192),
+    "minimind-3-moe": (198_416_640, 63_936_768),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_exactly_the_published_counts(name):
+    assert count_parameters(PRESETS[name]) == EXACT[name]
+
+
+@st.composite
+def configurations(draw):
+    kv_heads = draw(st.sampled_from([1, 2, 3]))
+    use_moe = draw(st.booleans())
+    num_experts = draw(st.integers(2, 4))
+    return ModelConfig(
+        vocab_size=draw(st.sampled_from([11, 17])),
+        num_attention_heads=kv_heads * draw(st.integers(1, 3)),
+        num_key_value_heads=kv_heads,
+        hidden_size=draw(st.sampled_from([12, 36])),
+        head_dim=draw(st.sampled_from([2, 6])),
+        num_hidden_layers=draw(st.integers(1, 3)),
+        intermediate_size=draw(st.sampled_from([5, 7])),
+        moe_intermediate_size=draw(st.sampled_from([None, 3])),
+        qk_norm=draw(st.booleans()),
+        use_moe=use_moe,
+        num_experts=num_experts,
+        num_shared_experts=draw(st.integers(0, 2)),
+        num_experts_per_tok=draw(st.integers(1, num_experts)),
+        tie_word_embeddings=draw(st.booleans()),
+    )
+
+
+@given(configurations())
+def test_the_formula_counts_what_the_network_has(config):
+    model = Transformer(config)
+    total = sum(p.numel() for p in model.parameters())
+    idle = (
+        sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
+        * (config.num_experts - config.num_experts_per_tok)
+        // config.num_experts
+    )
+    assert count_parameters(config) == (total, total - idle)
+
+
+def test_what_is_not_given_follows_from_the_rest():
+    config = ModelConfig(hidden_size=768, num_attention_heads=6, num_key_value_heads=None)
+    assert (config.head_dim, config.num_key_value_heads, config.intermediate_size) == (128, 6, 2048)
+    assert config.moe_intermediate_size == 2048
+    assert PRESETS["minimind-3"].intermediate_size == 2432
+
+
+def test_replace_derives_anew_but_keeps_what_was_given():
+    config = ModelConfig(hidden_size=512, intermediate_size=100).replace(hidden_size=256)
+    assert (config.head_dim, config.intermediate_size) == (32, 100)
+    assert PRESETS["minimind-3"].replace(hidden_size=512).intermediate_size == 1664  # 64 · ⌈π · 512 / 64⌉
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"num_key_value_heads": 3}, ["num_key_value_heads=3", "num_attention_heads=8"]),
+        ({"num_attention_heads": 7, "num_key_value_heads": 1}, ["num_attention_heads=7", "hidden_size=512"]),
+        ({"head_dim": 5}, ["head_dim=5", "even"]),
+        ({"use_moe": True, "num_experts_per_tok": 5}, ["num_experts_per_tok=5", "num_experts=4"]),
+        ({"rope_scaling": {"type": "yarn", "factor": 0.5}}, ["factor=0.5", "at least 1"]),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ["'linear'", "yarn"]),
+        ({"rope_scaling": {"type": "yarn", "faktor": 2.0}}, ["'faktor'", "factor"]),
+        ({"rope_scaling": {"type": "yarn", "beta_fast": 1, "beta_slow": 2}}, ["beta_fast=1", "beta_slow=2"]),
+        ({"hidden_size": 0}, ["hidden_size=0", "at least 1"]),
+        ({"hidden_size": 512.0}, ["hidden_size=512.0", "integer"]),
+        ({"num_hidden_layers": True}, ["num_hidden_layers=True", "integer"]),
+        ({"num_shared_experts": -1}, ["num_shared_experts=-1", "at least 0"]),
+        ({"dropout": 1.0}, ["dropout=1.0", "below 1"]),
+        ({"rms_norm_eps": 0.0}, ["rms_norm_eps=0.0", "above 0"]),
+        ({"rope_theta": float("inf")}, ["rope_theta=inf", "finite"]),
+        ({"aux_loss_form": "mean"}, ["'mean'", "sequence"]),
+        ({"qk_norm": 1}, ["qk_norm=1", "True or False"]),
+        ({"rope_theta": "1e6"}, ["rope_theta='1e6'", "number"]),
+    ],
+)
+def test_an_impossible_network_is_refused_with_both_values(fields, named):
+    with pytest.raises(ValueError) as refusal:
+        ModelConfig(**fields)
+    for text in named:
+        assert text in str(refusal.value)
+
+
+def test_a_configuration_survives_json():
+    for config in PRESETS.values():
+        assert ModelConfig(**config.to_dict()) == config

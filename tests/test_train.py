@@ -1,0 +1,319 @@
+"""The main job through its command line: real small runs, resumed, distributed, and refused."""
+
+import json
+import re
+
+import pytest
+import torch
+from runs import SMALL, train, train_elsewhere, write_corpus
+from tolerance import Ulps, assert_same, assert_within
+
+from minimind_ref import evaluate, inspect
+from minimind_ref.errors import run_command
+from minimind_ref.train import run as run_module
+from minimind_ref.train.recipes import layer
+from minimind_ref.train.settings import Settings
+
+DROPOUT = ["--dropout", "0.2"]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "corpus.jsonl")
+
+
+def weights(folder):
+    return torch.load(folder / "pretrain_16.pth", weights_only=True)
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert_same(one[name], other[name])
+
+
+def test_a_run_learns_and_writes_everything(tmp_path, corpus, capsys):
+    out = tmp_path / "out"
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", out, "--epochs", 6) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"21 documents, [\d,]+ tokens; held out 2 documents", printed)
+    assert "finished" in printed and "unigram" in printed and "sample" in printed
+    files = {path.name for path in out.iterdir()}
+    assert {"config.json", "metrics.jsonl", "pretrain_16.pth", "pretrain_resume.pt", "tokenizer.json"} <= files
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    losses = [r["loss"] for r in records if "loss" in r]
+    assert losses[-1] < 0.8 * losses[0]
+    assert {"step", "loss", "lr", "grad_norm"} <= records[0].keys() and "held_out_loss" in records[-1]
+    assert next(iter(weights(out))) == "model.embed_tokens.weight"
+    assert not [path for path in out.rglob(".*")]
+
+
+def test_the_same_command_twice_gives_the_same_bits(tmp_path, corpus):
+    for name in ("a", "b"):
+        assert train(*SMALL, *DROPOUT, "--data_path", corpus, "--out_dir", tmp_path / name) == 0
+    assert_same_weights(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert train(*SMALL, *DROPOUT, "--data_path", corpus, "--out_dir", tmp_path / "c", "--seed", 7) == 0
+    assert not torch.equal(*(weights(tmp_path / name)["lm_head.weight"] for name in "ac"))
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing after it runs."""
+
+
+@pytest.mark.parametrize("batching", ["pack", "pad"])
+@pytest.mark.parametrize("kill_after", [1, 3, 4, 6])
+def test_resume_law_wherever_the_kill_falls(tmp_path, corpus, monkeypatch, batching, kill_after):
+    flags = [*SMALL, *DROPOUT, "--data_path", corpus, "--epochs", 2, "--batching", batching, "--save_interval", 2]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(*flags, "--out_dir", whole) == 0
+    real, windows = run_module.fit, []
+
+    def killed(run, stream, loss_of, after_step):
+        def counting(report):
+            windows.append(report)
+            if len(windows) == kill_after:
+                raise Killed
+            return after_step(report)
+
+        real(run, stream, loss_of, counting)
+
+    monkeypatch.setattr(run_module, "fit", killed)
+    with pytest.raises(Killed):
+        train(*flags, "--out_dir", cut)
+    monkeypatch.setattr(run_module, "fit", real)
+    torch.manual_seed(99)  # whatever state the new process happens to start from
+    assert train("--out_dir", cut, "--resume") == (0 if kill_after > 2 else 2)  # nothing was saved before step 2
+    if kill_after > 2:
+        assert_same_weights(weights(whole), weights(cut))
+        steps = [json.loads(line)["step"] for line in (cut / "metrics.jsonl").read_text().splitlines()]
+        assert [s for s in steps if steps.count(s) == 1] == sorted(set(steps) - {steps[-1]})
+
+
+@pytest.mark.parametrize("item", ["optimizer", "progress", "generators", "model"])
+def test_resume_needs_everything_that_it_saves(tmp_path, corpus, monkeypatch, item):
+    flags = [*SMALL, *DROPOUT, "--data_path", corpus, "--epochs", 2]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(*flags, "--out_dir", whole) == 0
+    assert train(*flags, "--out_dir", cut, "--max_steps", 5, "--save_interval", 3) == 0
+    content = torch.load(cut / "pretrain_resume.pt", weights_only=True)
+    assert content["progress"] == {"windows": 5, "steps": 5, "skipped": 0}
+    content["settings"]["max_steps"] = None
+    reference = resumed_weights(cut, content)
+    fresh = run_module.Session(
+        "pretrain", *resumable(content), run_module.place("cpu", "float32"), run_module.Ranks(), None
+    ).run
+    replacement = {
+        "optimizer": {**content["optimizer"], "state": {}},
+        "progress": {"windows": 0, "steps": 0, "skipped": 0},
+        "generators": [{"cpu": torch.Generator().manual_seed(5).get_state(), "device": None}],
+        "model": fresh.model.state_dict(),
+    }
+    changed = resumed_weights(cut, {**content, item: replacement[item]})
+    assert not torch.equal(reference["lm_head.weight"], changed["lm_head.weight"])
+
+
+def resumable(content):
+    from minimind_ref.train.__main__ import resumed
+
+    return resumed({}, content)
+
+
+def resumed_weights(folder, content):
+    torch.save(content, folder / "pretrain_resume.pt")
+    assert train("--out_dir", folder, "--resume") == 0
+    return weights(folder)
+
+
+def test_a_finished_run_says_so_and_a_resumed_one_keeps_its_settings(tmp_path, corpus, capsys):
+    out = tmp_path / "out"
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", out) == 0
+    before = (out / "pretrain_16.pth").read_bytes()
+    assert train("--resume", "--out_dir", out) == 0
+    assert "finished  already" in capsys.readouterr().out
+    for flags, named in (
+        (["--epochs", 2], "epochs is 1, not 2"),
+        (["--learning_rate", 0.5], "learning_rate is 0.01, not 0.5"),
+        (["--hidden_size", 32], "hidden_size is 16, not 32"),
+        (["--preset", "tiny"], "not"),
+    ):
+        assert train("--resume", "--out_dir", out, *flags) == 2
+        assert named in capsys.readouterr().err
+    assert (out / "pretrain_16.pth").read_bytes() == before
+
+
+def test_two_processes_end_where_one_with_the_same_global_batch_ends(tmp_path, corpus):
+    shared = ["--data_path", corpus, "--epochs", 2, "--num_workers", 0, "--use_moe", "--moe_intermediate_size", 8]
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = [*SMALL, *shared]
+    assert train(*flags, "--batch_size", 4, "--out_dir", one) == 0
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "minimind_ref.train")
+    result = train_elsewhere(*flags, "--batch_size", 2, "--out_dir", two, module=torchrun)
+    assert result.returncode == 0, result.stderr
+    assert "× 2 processes" in result.stdout and result.stdout.count("finished") == 1
+    name = "pretrain_16_moe.pth"
+    states = [torch.load(folder / name, weights_only=True) for folder in (one, two)]
+    rounding = Ulps(2**12, "float32", "gradients summed in another order, through Adam's quotient, for 8 steps")
+    for key, tensor in states[0].items():
+        assert_within(states[1][key], tensor, rounding.of(torch.full_like(tensor, float(tensor.abs().max())).numpy()))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, corpus, monkeypatch, capsys):
+    out, flags = tmp_path / "out", [*SMALL, "--data_path", corpus, "--epochs", 3]
+    real = run_module.Metrics.step
+
+    def interrupt(self, **values):
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(self, **values)
+
+    monkeypatch.setattr(run_module.Metrics, "step", interrupt)
+    assert train(*flags, "--out_dir", out) == 1
+    assert "interrupted and saved at step 1; continue with --resume" in capsys.readouterr().err
+    monkeypatch.setattr(run_module.Metrics, "step", real)
+    assert train("--out_dir", out, "--resume") == 0
+    assert train(*flags, "--out_dir", tmp_path / "whole") == 0
+    assert_same_weights(weights(out), weights(tmp_path / "whole"))
+
+
+def test_float16_overflows_are_skipped_counted_and_survived(tmp_path, corpus):
+    out = tmp_path / "out"
+    assert train(*SMALL, "--dtype", "float16", "--data_path", corpus, "--out_dir", out, "--epochs", 2) == 0
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert records[0]["scale"] <= 65536 and all(torch.isfinite(t).all() for t in weights(out).values())
+
+
+def test_init_from_starts_from_exactly_those_weights(tmp_path, corpus, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", first) == 0
+    again = [*SMALL, "--data_path", corpus, "--out_dir", second, "--learning_rate", 0, "--weight_decay", 0]
+    assert train(*again, "--init_from", first) == 0
+    assert_same_weights(weights(first), weights(second))
+    assert train(*again, "--init_from", first, "--num_hidden_layers", 3) == 2
+    assert "num_hidden_layers=2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "flags", "message"),
+    [
+        (None, [], "corpus.jsonl: no such file"),
+        ([], [], "corpus.jsonl: is empty"),
+        (['{"text": "a"}', "{oops"], [], "corpus.jsonl:2: not JSON"),
+        (['{"txt": "a"}'], [], 'corpus.jsonl:1: no "text"'),
+        (['{"text": 5}'], [], 'corpus.jsonl:1: "text" is not a string'),
+        ([b'{"text": "\xff"}'], [], "corpus.jsonl:1: not UTF-8"),
+        (['{"text": "fine"}'], ["--vocab_size", "100"], "vocab_size=100"),
+        (['{"text": "fine"}'], ["--num_attention_heads", "3"], "num_attention_heads=3"),
+        (['{"text": "fine"}'], ["--tokenizer", "nowhere"], "nowhere"),
+        (['{"text": "fine"}'], ["--init_from", "nowhere.pth"], "nowhere.pth: no such file"),
+        (['{"text": "fine"}'], ["--device", "abacus"], "--device abacus"),
+        (['{"text": "fine"}'], ["--device", "cuda:7"], "--device cuda:7"),
+        (['{"text": "fine"}'], ["--epochs", "0"], "--epochs 0"),
+        (['{"text": "fine"}'], ["--learning_rate", "-1"], "--learning_rate -1"),
+        (['{"text": "fine"}'], ["--beta2", "1"], "--beta2 1"),
+        (['{"text": "fine"}'], ["--batch_size", "many"], "--batch_size"),
+        (['{"text": "fine"}'], ["--lerning_rate", "1"], "did you mean --learning_rate?"),
+        (['{"text": "fine"}'], ["--ddp"], "torchrun"),
+        (['{"text": "fine"}'], ["--resume"], "no pretrain run has saved anything"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys, lines, flags, message):
+    path, out = tmp_path / "corpus.jsonl", tmp_path / "out"
+    if lines is not None:
+        path.write_bytes(b"".join((x if isinstance(x, bytes) else x.encode()) + b"\n" for x in lines))
+    assert train(*SMALL, "--data_path", path, "--out_dir", out, *flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+    assert not out.exists()
+
+
+def test_an_unwritable_out_dir_is_named(tmp_path, corpus, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", tmp_path / "file") == 2
+    assert "--out_dir" in capsys.readouterr().err
+
+
+def test_bad_lines_can_be_skipped_and_are_counted(tmp_path, capsys):
+    path = write_corpus(tmp_path / "corpus.jsonl")
+    path.write_text(path.read_text() + "{oops\n" * 3)
+    assert train(*SMALL, "--data_path", path, "--out_dir", tmp_path / "out", "--on_bad_line", "skip") == 0
+    assert "3 not JSON" in capsys.readouterr().out
+
+
+def test_a_loss_that_explodes_is_a_failed_run(tmp_path, corpus, capsys):
+    out = tmp_path / "out"
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", out, "--learning_rate", 1e30, "--epochs", 3) == 1
+    assert re.search(r"error: the (loss|gradient's norm) is \S+ .*in optimiser step \d", capsys.readouterr().err)
+
+
+def test_a_broken_checkpoint_is_refused_and_left_as_it_is(tmp_path, corpus, capsys):
+    out = tmp_path / "out"
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", out, "--max_steps", 2) == 0
+    path = out / "pretrain_resume.pt"
+    sound = torch.load(path, weights_only=True)
+    data = path.read_bytes()
+    missing = {**sound, "model": {k: v for k, v in sound["model"].items() if "q_proj" not in k}}
+    extra = {**sound, "model": {**sound["model"], "model.extra": torch.zeros(1)}}
+    for content, message in (
+        (data[: len(data) // 2], "truncated, or not a checkpoint"),
+        (b"hello", "truncated, or not a checkpoint"),
+        ([1, 2], "not a checkpoint: it holds a list"),
+        ({**sound, "format": 99}, "format 99 where this version reads 1"),
+        (missing, "q_proj.weight is missing"),
+        (extra, "model.extra is not in this network"),
+        ({"a": 1}, "format None"),
+    ):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            torch.save(content, path)
+        before = path.read_bytes()
+        assert train("--resume", "--out_dir", out) == 2
+        assert message in capsys.readouterr().err
+        assert path.read_bytes() == before
+
+
+def test_no_preset_and_no_model_flag_is_tiny_and_a_model_flag_is_minimind2():
+    config, settings = layer({})
+    assert (config.hidden_size, settings.learning_rate, settings.max_seq_len) == (128, 3e-3, 256)
+    config, settings = layer({"num_hidden_layers": 3})
+    assert (config.hidden_size, config.num_hidden_layers, settings) == (512, 3, Settings())
+    config, settings = layer({"preset": "minimind-3", "learning_rate": 1e-4})
+    assert (config.qk_norm, settings.learning_rate, settings.accumulation_steps) == (True, 1e-4, 8)
+    config, settings = layer({"preset": "minimind2-moe", "compat": "minimind2", "seed": 5})
+    assert config.aux_loss_counts_padding and settings.normaliser == "mean_of_means" and settings.seed == 5
+
+
+def test_the_real_presets_defaults_are_the_seeds():
+    s = Settings()
+    assert (s.epochs, s.learning_rate, s.accumulation_steps, s.max_seq_len) == (1, 5e-4, 8, 512)
+    assert (s.grad_clip, s.warmup_iters, s.num_workers, s.log_interval, s.save_interval) == (1.0, 0, 1, 100, 100)
+    assert (s.use_wandb, s.out_dir, s.device, s.dtype, s.ddp, s.local_rank) == (False, "out", "auto", "auto", False, -1)
+
+
+def test_help_explains_every_flag(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("hidden_size", "use_moe", "max_seq_len", "seed", "preset", "resume", "accumulation_steps"):
+        assert f"--{name}" in text
+
+
+def test_evaluate_and_inspect_read_a_run_back(tmp_path, corpus, capsys):
+    out = tmp_path / "out"
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", out, "--epochs", 4) == 0
+    capsys.readouterr()
+    assert run_command(evaluate.main, ["--from", str(out), "--data_path", str(corpus), "--device", "cpu"]) == 0
+    assert re.search(
+        r"loss \d\.\d+ nats/token, perplexity [\d.]+, [\d.]+ bits/byte\n +unigram", capsys.readouterr().out
+    )
+    assert run_command(inspect.main, [str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "optimiser: " in printed and "shares storage" in printed and "norms 80" in printed
+    state = weights(out)
+    state["model.norm.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "broken.pth")
+    assert run_command(inspect.main, [str(tmp_path / "broken.pth")]) == 0
+    assert "1 NOT FINITE" in capsys.readouterr().out
