@@ -69,12 +69,13 @@ def clean(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 def build(config: ModelConfig, state: Mapping[str, Tensor], path: Path) -> Transformer:
     """Make the network of `config` with exactly these weights, in float32 and evaluation mode.
 
-    Where the head is tied either of its two names is enough, and both must hold the same.  No random numbers are drawn
-    from torch's global generator.
+    Where the head is tied either of its two names is enough, and both must hold the same.  torch's global
+    generator is left as it was.
     """
     if config.tie_word_embeddings:
         state = _tie(state, path)
-    model = Transformer(config, generator=torch.Generator().manual_seed(0)).to(torch.float32)
+    with torch.random.fork_rng(devices=[]):
+        model = Transformer(config).to(torch.float32)
     load_weights(model, state, path)
     return model.eval()
 
