@@ -25,7 +25,7 @@ from tolerance import assert_same, assert_within, ulps
 from torch import Tensor
 
 from minimind_ref import PRESETS, ModelConfig, Transformer
-from minimind_ref.interop import load_huggingface, load_minimind, save_minimind
+from minimind_ref.interop import load_huggingface, load_minimind, save_huggingface, save_minimind
 from minimind_ref.loss.cross_entropy import cross_entropy
 
 REASON = (
@@ -297,6 +297,29 @@ def test_hugging_face_own_loss_is_ours(tmp_path):
         expected = theirs(ids, labels=labels).loss
     actual = cross_entropy(ours(ids).logits[:, :-1], labels[:, 1:])
     assert_near(actual, expected, longest_path(ours.config, 11) + 22)
+
+
+EXPORTS = {
+    "minimind2": MINIMINDS["minimind2"],
+    "minimind2-yarn": reduced("minimind2", head_dim=24, rope_scaling={"type": "yarn", "factor": 8.0}),
+    "minimind-3": MINIMINDS["minimind-3"],
+    "minimind-3-yarn": reduced("minimind-3", head_dim=96, rope_scaling={"type": "yarn-minimind3"}),
+    "minimind-3-moe": MINIMINDS["minimind-3-moe-top2"],
+    "minimind-3-untied": MINIMINDS["minimind-3-untied"],
+}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_hugging_face_reads_what_we_write(name, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the comparison needs transformers (extra hf)")
+    ours = Transformer(EXPORTS[name]).eval()
+    randomise_(ours, seed=43)
+    save_huggingface(ours, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert theirs.generation_config.eos_token_id == 2 and theirs.dtype == torch.float32
+    ids = tokens(ours.config, 47, (2, 41))
+    with torch.no_grad():
+        assert_near(ours(ids).logits, theirs(ids).logits, longest_path(ours.config, 41))
 
 
 # What the comparison itself rests on
