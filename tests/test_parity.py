@@ -46,10 +46,12 @@ MINIMINDS = {
 SIZES = {"vocab_size": 61, "hidden_size": 48, "intermediate_size": 88, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 128}
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 16}
+YARN_CAPPED = {**YARN, "original_max_position_embeddings": 1024}  # so long that the ramp would end beyond the head
 EXPERTS = {"head_dim": 10, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 HUGGING_FACES = {
     "llama": ("llama", {"rms_norm_eps": 1e-5, "rope_theta": 5e5}),
     "llama-tied-yarn": ("llama", {"head_dim": 16, "tie_word_embeddings": True, "rope_scaling": YARN}),
+    "llama-yarn-capped": ("llama", {"head_dim": 16, "rope_theta": 10.0, "rope_scaling": YARN_CAPPED}),
     "qwen3": ("qwen3", {"head_dim": 10, "num_key_value_heads": 3, "tie_word_embeddings": True}),
     "qwen3-yarn": ("qwen3", {"head_dim": 16, "rope_scaling": {**YARN, "attention_factor": 1.25, "beta_fast": 8}}),
     "qwen3_moe": ("qwen3_moe", {**EXPERTS, "norm_topk_prob": True}),
