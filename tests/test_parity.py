@@ -221,6 +221,8 @@ def test_minimind_files_both_ways(name, tmp_path):
 @pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"tiny"}))
 def test_minimind_at_real_size(name, dtype):
     config = PRESETS[name]
+    if name == "minimind-3-moe":  # the main loss cancels in its router: at 5e-4 its gradient is mostly what that leaves
+        config = config.replace(aux_loss_coef=0.5)
     theirs, ours, context = minimind_pair(config, dtype)
     ids = tokens(config, 23, (2, 67))
     with torch.no_grad(), context():
