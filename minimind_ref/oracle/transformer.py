@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from minimind_ref.oracle.block import Cache, block, block_vjp, check_parameters, layer_shapes
-from minimind_ref.oracle.bounded import Array, store, value
-from minimind_ref.oracle.checks import require_equal, require_ids, require_positive, require_rank
+from minimind_ref.oracle.bounded import Array, constant, store, value
+from minimind_ref.oracle.checks import float64, require_equal, require_ids, require_positive, require_rank
 from minimind_ref.oracle.cross_entropy import cross_entropy, cross_entropy_vjp
 from minimind_ref.oracle.rms_norm import rms_norm, rms_norm_vjp
 from minimind_ref.oracle.rope import rope_frequencies, rope_table, yarn_attention_factor
@@ -18,7 +18,7 @@ EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.no
 
 def transformer(
     parameters: Mapping[str, Any],
-    input_ids: Int[np.ndarray, "b s"],
+    input_ids: Int[np.ndarray, "..."],
     config: Mapping[str, Any],
     *,
     attention_mask: Any = None,
@@ -28,31 +28,29 @@ def transformer(
 ) -> tuple[Float[Array, "b s v"], Float[Array, ""], list[Cache]]:
     """Give logits, balance loss and cache (TRANSFORMER-1 … TRANSFORMER-10); `config` is ModelConfig.to_dict()'s.
 
-    `attention_mask` (b t), 1 = real token, and `segment_ids` (b t) cover the cached tokens too.
+    `attention_mask` (b t), 1 = real token, covers the cached tokens too; `segment_ids` (b s) need an empty cache.
     Source: Touvron et al. 2023, arXiv:2302.13971; packing: Krell et al. 2021, arXiv:2107.02027.
     """
-    plan = _plan(parameters, input_ids, config, attention_mask, position_ids, segment_ids, cache)
-    streams, auxes, caches = _forward(parameters, input_ids, config, plan)
-    normed = rms_norm(streams[-1], parameters[NORM], **_norm(config))
-    aux = auxes[0]
-    for layer_aux in auxes[1:]:
-        aux = aux + layer_aux
-    return store(normed @ parameters[_head(config)].T), aux, caches
+    p = {name: float64(array) for name, array in parameters.items()}
+    plan = _plan(p, input_ids, config, attention_mask, position_ids, segment_ids, cache)
+    streams, auxes, caches = _forward(p, input_ids, config, plan)
+    normed = rms_norm(streams[-1], p[NORM], **_norm(config))
+    return store(normed @ p[_head(config)].T), np.sum(np.stack(auxes)), caches
 
 
 def transformer_vjp(
     parameters: Mapping[str, Any],
-    input_ids: Int[np.ndarray, "b s"],
+    input_ids: Int[np.ndarray, "..."],
     config: Mapping[str, Any],
     *,
     attention_mask: Any = None,
     position_ids: Any = None,
     segment_ids: Any = None,
     cache: Any = None,
-    cotangent: tuple[Float[Array, "b s v"], Any],
+    cotangent: tuple[Any, Any],
 ) -> dict[str, Any]:
     """Pull the cotangents of logits and balance loss back to every parameter, a tied head's into the embedding's."""
-    p = parameters
+    p = {name: float64(array) for name, array in parameters.items()}
     plan = _plan(p, input_ids, config, attention_mask, position_ids, segment_ids, cache)
     streams, _, _ = _forward(p, input_ids, config, plan)
     dlogits, daux = cotangent
@@ -68,8 +66,7 @@ def transformer_vjp(
         dstream, shares = block_vjp(*arguments, **_options(config, plan, layer), cotangent=(dstream, daux))
         gradients |= {f"model.layers.{layer}.{name}": share for name, share in shares.items()}
     looked_up = np.zeros_like(p[EMBEDDING])
-    for place in np.ndindex(*input_ids.shape):
-        looked_up[input_ids[place]] = looked_up[input_ids[place]] + dstream[place]
+    np.add.at(looked_up, input_ids, dstream)
     gradients[EMBEDDING] = (
         store(gradients[EMBEDDING] + store(looked_up)) if EMBEDDING in gradients else store(looked_up)
     )
@@ -78,8 +75,8 @@ def transformer_vjp(
 
 def loss_and_gradients(
     parameters: Mapping[str, Any],
-    input_ids: Int[np.ndarray, "b s"],
-    labels: Int[np.ndarray, "b s"],
+    input_ids: Int[np.ndarray, "..."],
+    labels: Int[np.ndarray, "..."],
     config: Mapping[str, Any],
     *,
     normaliser: float | None = None,
@@ -137,7 +134,9 @@ def _plan(
     batch, new = input_ids.shape
     past = cache[0][0].shape[1] if cache else 0
     real = _given("attention_mask", attention_mask, (batch, past + new), np.ones((batch, past + new), int))
-    segment = _given("segment_ids", segment_ids, (batch, past + new), np.zeros((batch, past + new), int))
+    segment = _given("segment_ids", segment_ids, (batch, new), np.zeros((batch, past + new), int))
+    if segment_ids is not None and past:
+        raise ValueError(f"segment_ids cannot follow a cache, whose {past} tokens have no segment")
     positions = _given("position_ids", position_ids, (batch, new), np.tile(np.arange(past, past + new), (batch, 1)))
     require_ids("attention_mask", real.astype(int), 2, "choice of padding or real token")
     require_ids("position_ids", positions, config["max_position_embeddings"], "rotary table")
@@ -149,6 +148,7 @@ def _plan(
     counts = None if config["aux_loss_counts_padding"] else real[:, past:].astype(int)
     scaling = _scaling(config)
     frequencies = rope_frequencies(config["head_dim"], theta=config["rope_theta"], scaling=scaling)
+    frequencies = constant(frequencies, like=parameters[EMBEDDING], ulps=4)
     factor = yarn_attention_factor(scaling) if scaling else 1.0
     cos, sin = rope_table(positions, frequencies, attention_factor=factor)
     return _Plan(cos, sin, mask, counts, documents, cache)
