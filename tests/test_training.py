@@ -4,11 +4,14 @@
 """
 
 from functools import cache
+from types import SimpleNamespace
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 from arrays import draw, draw_integers
+from spec_blocks import FLOAT, floats, numbers, source
 from tolerance import assert_same, assert_within
 
 from minimind_ref import ModelConfig, Transformer
@@ -66,7 +69,7 @@ def make_run(name):
 
 
 def window_of(name, step):
-    """Two micro-batches of unequal size (every fifth step one): packed rows by turns with padded ones."""
+    """Two micro-batches of unequal size, in three of five steps one: packed rows by turns with padded ones."""
     lengths = draw_integers(7000 + step, (9,), 2, 7).tolist()
     documents = [draw_integers(7100 + 60 * i + step, (n,), 0, 31).tolist() for i, n in enumerate(lengths)]
     packed = step % 2 == 0
@@ -75,7 +78,7 @@ def window_of(name, step):
     if packed:
         last = pack(documents[-1:] + documents[:1], 11)  # ends in padding
         row[2] = type(last)(*(x[0] for x in last))
-    cut = [row[2:]] if step % 5 == 4 else [row[:1], row[2:]] if packed else [row[:1], row[1:]]
+    cut = [row[2:]] if step % 5 > 1 else [row[:1], row[2:]] if packed else [row[:1], row[1:]]
     return [collate(part, packed=packed, length=len(part[0].input_ids), pad_id=0) for part in cut]
 
 
@@ -98,6 +101,14 @@ def state_of(run):
         states = {n: run.optimizer.state.get(p) for n, p in named.items()}
         parts[part] = {n: s[key].numpy().copy() if s else np.zeros(named[n].shape) for n, s in states.items()}
     return oracle.TrainingState(**parts, step=run.progress.steps)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_type_checks():
+    """Each part's own tests check its types; here that would take six times as long as the arithmetic."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @cache
@@ -163,6 +174,45 @@ def test_training_1_2_all_fifty_steps_from_stored_states_are_within_their_bounds
     """Four to five minutes: `pytest -m slow tests/test_training.py`."""
     for step in range(STEPS):
         assert_step_agrees(name, step)
+
+
+def test_training_2_4_the_definition_gives_the_oracles_step():
+    """The spec's composition, in floats, of gradients that the oracle gives for each micro-batch apart."""
+    name, step, s = "moe_sequence", 10, SETTINGS
+    state, window, config = recorded(name)[0][step], plain(window_of(name, step)), CONFIGS[name].to_dict()
+    losses, balances, tokens = [], [], []
+    for batch in window:
+        *_, together, targets = oracle.window_gradients(state.parameters, [batch], config)
+        *_, alone, _ = oracle.window_gradients(state.parameters, [batch], config | {"aux_loss_coef": 0.0})
+        losses.append({n: np.ravel(g * targets) for n, g in alone.items()})
+        balances.append({n: np.ravel(together[n] - g) for n, g in alone.items()})
+        tokens.append(targets)
+    parts = ("training", "accumulation", "grad_clip", "cosine_schedule", "adamw")
+    spec = composed(parts)
+    documents = [batch.num_documents for batch in window_of(name, step)]
+    given = [{n: np.ravel(x) for n, x in getattr(state, part).items()} for part in PARTS]
+    matrices = [n for n, p in state.parameters.items() if p.ndim > 1]
+    clock = {n: s[n] for n in ("total_steps", "warmup_steps")}
+    summed = spec.window_sum(losses, balances, tokens, documents)
+    rest = {n: s[n] for n in ("learning_rate", "betas", "eps", "weight_decay", "max_norm")}
+    *new, count = spec.step_from((*given, step), summed, matrices, **clock, **rest)
+    assert count == step + 1
+    expected = mapped(name, step)[0]
+    for part, found in zip(PARTS, new, strict=True):
+        for n, x in getattr(expected, part).items():
+            # The gradients that the definition is given are the oracle's own, twice as far from the truth as torch's.
+            assert_within(np.reshape(floats(found[n]), x.shape), value(x), 4 * bound(x))
+
+
+def composed(parts):
+    """The first component's definition with those of the others in its name space, in floats."""
+    names = dict(FLOAT)
+    for part in reversed(parts):
+        exec(compile(source(part), f"specs/{part}.md", "exec"), names)
+    listed = {n: f for n, f in names.items() if n in ("window_sum", "step_from")}
+    return SimpleNamespace(
+        **{n: lambda *a, f=f, **o: f(*numbers(a, "float"), **numbers(o, "float")) for n, f in listed.items()}
+    )
 
 
 def free_run(name, start, steps=STEPS):

@@ -1,5 +1,7 @@
 """A whole training run, oracle: tokens in, trained weights out, without autograd.  Spec: specs/training.md."""
 
+import functools
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -118,8 +120,8 @@ def window_gradients(
     for batch, own, (per_token, per_document) in zip(batches, documents, weights, strict=True):
         factors = (constant(np.asarray(w), like=parameters[EMBEDDING]) for w in (per_token, own * per_document))
         parts.append(_micro_batch(parameters, batch, config, *factors))
-    loss, balance = (sum(part[i] for part in parts) for i in (0, 1))
-    gradients = {name: sum(part[2][name] for part in parts) for name in parameters}
+    loss, balance = (_total(part[i] for part in parts) for i in (0, 1))
+    gradients = {name: _total(part[2][name] for part in parts) for name in parameters}
     return loss, balance, gradients, sum(tokens)
 
 
@@ -134,6 +136,11 @@ def _micro_batch(
     dlogits = cross_entropy_vjp(logits, batch["labels"], **summed, cotangent=per_token)
     gradients = transformer_vjp(parameters, batch["input_ids"], config, **ids, cotangent=(dlogits, share))
     return loss * per_token, balance * share, gradients
+
+
+def _total(terms: Iterator[Any]) -> Any:
+    """Add in the order of the micro-batches."""
+    return functools.reduce(operator.add, terms)
 
 
 def _real(batch: Mapping[str, Any]) -> np.ndarray:
