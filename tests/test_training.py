@@ -15,8 +15,10 @@ from spec_blocks import FLOAT, floats, numbers, source
 from tolerance import assert_same, assert_within
 
 from minimind_ref import ModelConfig, Transformer
-from minimind_ref.data.batches import collate
+from minimind_ref.data.batches import Batch, collate
 from minimind_ref.data.packing import pack, pad
+from minimind_ref.golden import files
+from minimind_ref.golden.folder import Folder
 from minimind_ref.loss.cross_entropy import cross_entropy
 from minimind_ref.optim.adamw import AdamW
 from minimind_ref.optim.grad_scaler import GradScaler
@@ -25,7 +27,7 @@ from minimind_ref.oracle.bounded import bound, bound_inputs, value
 from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import inputs
-from minimind_ref.train.loop import Loss, Run, optimisation_step, parameter_groups
+from minimind_ref.train.loop import Loss, Progress, Run, optimisation_step, parameter_groups
 from minimind_ref.train.settings import Settings
 
 STEPS = 50
@@ -242,6 +244,53 @@ def test_training_9_a_free_run_parts_less_than_one_whose_start_is_moved(name):
     for step in range(1, STEPS + 1):
         assert apart(moved[step], ours[step]) > 0
         assert apart(states[step], ours[step]) < apart(moved[step], ours[step])
+
+
+GOLDEN = Folder().load("training", complete=True)["cases"]
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["id"].partition("/")[2])
+def test_training_1_2_the_torch_loop_is_within_the_recorded_bounds(case):
+    """As a stranger would: state and window from the file, one step of the loop, abs(y - expected) <= bound."""
+    stored, settings = files.build(case["inputs"]), dict(case["parameters"])
+    model = Transformer(ModelConfig(**settings.pop("config"))).double()
+    state, named = stored["state"], dict(model.named_parameters())
+    assert named.keys() == state["parameters"].keys()
+    model.load_state_dict({n: torch.tensor(x) for n, x in state["parameters"].items()}, strict=False)
+    window = [golden_batch({n: torch.tensor(x) for n, x in batch.items()}) for batch in stored["window"]]
+    groups = parameter_groups(model, "matrices", settings["weight_decay"])
+    optimizer = AdamW(groups, betas=settings["betas"], eps=settings["eps"])
+    for n, p in named.items():
+        moments = {"mean": torch.tensor(state["means"][n]), "square": torch.tensor(state["squares"][n])}
+        optimizer.state[p].update(moments, step=state["step"])
+    run = Run(
+        model, model, optimizer, GradScaler(enabled=False),
+        Settings(
+            learning_rate=settings["learning_rate"], grad_clip=settings["max_norm"],
+            warmup_iters=settings["warmup_steps"], accumulation_steps=2,
+        ),
+        place("cpu", "float32"), Ranks(), settings["total_steps"], Progress(steps=state["step"]),
+    )  # fmt: skip
+    report = optimisation_step(run, window, loss_of)
+    new, file = state_of(run), Folder().file("training")
+    results = {f"{part}.{n}": x for part in PARTS for n, x in getattr(new, part).items()}
+    results |= {"loss": report.loss, "balance": report.aux_loss, "norm": report.grad_norm, "step": new.step}
+    results |= {"learning_rate": report.learning_rate, "num_tokens": report.targets}
+    assert results.keys() == set(case["outputs"])
+    for n, y in results.items():
+        node = case["expected"][n]
+        limits = case["bound"]["float64"].get(n)
+        limit = np.zeros(node["shape"]) if limits is None else files.read_bound(limits, tuple(node["shape"]), file)
+        assert_within(np.asarray(y), files.read_tensor(node, file), limit)
+
+
+def golden_batch(tensors):
+    """A micro-batch with what the loop asks of it: its targets, and its documents, counted by another rule."""
+    real = tensors.get("attention_mask", torch.ones_like(tensors["input_ids"])).bool()
+    segments = tensors.get("segment_ids", torch.zeros_like(tensors["input_ids"]))
+    documents = sum(len(set(row[kept & (row >= 0)].tolist())) for row, kept in zip(segments, real, strict=True))
+    names = ("input_ids", "labels", "segment_ids", "position_ids", "attention_mask")
+    return Batch(*(tensors.get(n) for n in names), int((tensors["labels"] >= 0).sum()), documents)
 
 
 # --- invariants, on the oracle alone

@@ -14,7 +14,7 @@ from minimind_ref.golden.generator import draw, draw_integers
 
 WIDTH = 120
 LARGEST_IN_JSON = 512  # entries; what is larger goes to golden/NAME.safetensors
-LARGEST_CASE_IN_JSON = 4096  # entries of all results; of a larger case only the numbers without axes stay in the JSON
+LARGEST_CASE_IN_JSON = 2048  # entries of all results; of a larger case only the numbers without axes stay in the JSON
 LARGEST_STORED_INPUT = 64  # entries; what is larger is given by its recipe alone
 DTYPES = {"float": np.float64, "int64": np.int64, "bool": np.bool_}
 SPELT = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
