@@ -5,7 +5,7 @@ import pytest
 import torch
 from arrays import draw
 from decimals import composed, slope
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from spec_blocks import floats
 from strategies import cuts, seeds
@@ -281,6 +281,7 @@ def test_block_4_positions_matter_to_queries_and_keys_only_as_differences(kind):
 
 
 # ---- cache ----
+@settings(max_examples=6)  # each example runs the oracle with its bounds
 @given(st.sampled_from(list(KINDS)), seeds, cuts(S))
 def test_block_6_any_cut_with_a_cache_is_one_pass(kind, seed, pieces):
     config, parameters, mask = config_of(kind), parameters_of(config_of(kind), seed), mask_of(seed)

@@ -35,8 +35,9 @@ def attention(
     """softmax(q·kᵀ·scale) v for every query head, each group of heads sharing one key/value head (ATTENTION-1).
 
     q is (b s n h), k and v (b t k h); `mask` (b s t) is True where a query may look.  `causal` is aligned at the end:
-    query i sees key j ≤ i + t − s.  A query that sees nothing gives zeros and disturbs no other (ATTENTION-5).  The softmax is float32 or wider;
-    `scale` is 1/√h unless given; `dropout` is the share of weights that are zeroed, whoever calls decides when.
+    query i sees key j ≤ i + t − s.  A query that sees nothing gives zeros and disturbs no other (ATTENTION-5).
+    The softmax is float32 or wider; `scale` is 1/√h unless given; `dropout` is the share of weights that are zeroed,
+    whoever calls decides when.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al. 2023, arXiv:2305.13245, sec. 2.2.
     """

@@ -28,7 +28,7 @@ def transformer(
 ) -> tuple[Float[Array, "b s v"], Float[Array, ""], list[Cache]]:
     """Give logits, balance loss and cache (TRANSFORMER-1 … TRANSFORMER-10); `config` is ModelConfig.to_dict()'s.
 
-    `attention_mask` (b t), 1 = real token, covers the cached tokens too; `segment_ids` (b s) need an empty cache.
+    `attention_mask` (b t), 1 = real token, and `segment_ids` (b t), negative = padding, cover the cached tokens too.
     Source: Touvron et al. 2023, arXiv:2302.13971; packing: Krell et al. 2021, arXiv:2107.02027.
     """
     p = {name: float64(array) for name, array in parameters.items()}
@@ -79,8 +79,8 @@ def loss_and_gradients(
     labels: Int[np.ndarray, "..."],
     config: Mapping[str, Any],
     *,
-    normaliser: float | None = None,
-    aux_weight: float = 1.0,
+    normaliser: float | int | None = None,
+    aux_weight: float | int = 1.0,
     ignore_index: int = -100,
     **inputs: Any,
 ) -> tuple[Any, dict[str, Any]]:
@@ -134,9 +134,7 @@ def _plan(
     batch, new = input_ids.shape
     past = cache[0][0].shape[1] if cache else 0
     real = _given("attention_mask", attention_mask, (batch, past + new), np.ones((batch, past + new), int))
-    segment = _given("segment_ids", segment_ids, (batch, new), np.zeros((batch, past + new), int))
-    if segment_ids is not None and past:
-        raise ValueError(f"segment_ids cannot follow a cache, whose {past} tokens have no segment")
+    segment = _given("segment_ids", segment_ids, (batch, past + new), np.zeros((batch, past + new), int))
     positions = _given("position_ids", position_ids, (batch, new), np.tile(np.arange(past, past + new), (batch, 1)))
     require_ids("attention_mask", real.astype(int), 2, "choice of padding or real token")
     require_ids("position_ids", positions, config["max_position_embeddings"], "rotary table")
@@ -145,7 +143,8 @@ def _plan(
         mask[row, i, j] = real[row, j] and segment[row, j] == segment[row, past + i]
     names = {pair: number for number, pair in enumerate({(r, int(s)): 0 for r in range(batch) for s in segment[r]})}
     documents = np.array([[names[row, int(s)] for s in segment[row, past:]] for row in range(batch)])
-    counts = None if config["aux_loss_counts_padding"] else real[:, past:].astype(int)
+    inside = (real.astype(bool) & (segment >= 0))[:, past:].astype(int)
+    counts = None if config["aux_loss_counts_padding"] else inside
     scaling = _scaling(config)
     frequencies = rope_frequencies(config["head_dim"], theta=config["rope_theta"], scaling=scaling)
     frequencies = constant(frequencies, like=parameters[EMBEDDING], ulps=4)
