@@ -173,7 +173,7 @@ def test_training_1_2_a_step_from_a_stored_state_is_within_its_bound(name, step)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_training_1_2_all_fifty_steps_from_stored_states_are_within_their_bounds(name):
-    """Four to five minutes: `pytest -m slow tests/test_training.py`."""
+    """Three minutes: `pytest -m slow tests/test_training.py`."""
     for step in range(STEPS):
         assert_step_agrees(name, step)
 
