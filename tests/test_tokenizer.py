@@ -1,207 +1,342 @@
-"""The tokenizer's wrapper: exact round trips, and no text that can produce a control token.
-
-Runs on the shipped tokenizer.json, and on MiniMind's where MINIMIND_PATH=DIR[:DIR…] names its checkouts.
-"""
+"""The tokenizer against a BPE by the standard library alone, and both against the `tokenizers` library."""
 
 import json
 import os
+import subprocess
+import sys
+import unicodedata
+from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+import tokenizers
+from chats import minimind_files
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from spec_blocks import definition
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from minimind_ref.data.tokenizer import Tokenizer
+from minimind_ref.data.tokenizer import SHIPPED, Tokenizer
+from minimind_ref.data.tokenizer_training import train
+from minimind_ref.oracle import tokenizer as oracle
 
-CHECKOUTS = [Path(p) for p in os.environ.get("MINIMIND_PATH", "").split(os.pathsep) if p]
-TOKENIZERS = [Tokenizer.load(), *(Tokenizer.load(checkout / "model") for checkout in CHECKOUTS)]
-SHIPPED = TOKENIZERS[0]
-CONTROLS = sorted({name for tokenizer in TOKENIZERS for name in tokenizer.control_ids})
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+FILES = [pytest.param(SHIPPED, id="shipped"), *minimind_files("tokenizer.json")]
 
-unicode_text = st.text(st.characters(exclude_categories=["Cs"]))
-hostile_text = st.lists(st.sampled_from([*CONTROLS, "<|", "im_end", "|>", "\n", " "]) | unicode_text).map("".join)
-tokenizers = pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=lambda tokenizer: tokenizer.fingerprint[:8])
-
-
-def changed(**changes):
-    """The shipped tokenizer.json with some of its entries replaced."""
-    return json.dumps(json.loads(SHIPPED.source) | changes)
-
-
-# Round trip
-
-
-@tokenizers
-@given(hostile_text)
-@example("e\u0301 👩‍👩‍👧 \r\n\t\0  \u2028\ufeff x")
-@example("")
-def test_decode_inverts_encode(tokenizer, text):
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == text
-    assert all(0 <= index < tokenizer.vocab_size for index in ids)
-    assert (len(ids) > 0) == (text != "")
-    assert len(ids) <= len(text.encode())
-    assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
-
-
-@tokenizers
-@given(hostile_text, hostile_text)
-def test_decoding_concatenates_though_encoding_does_not(tokenizer, a, b):
-    assert tokenizer.decode(tokenizer.encode(a) + tokenizer.encode(b)) == a + b
+# Where the pattern decides: contractions and near ones, every kind of white space, separators that are none, marks.
+DECIDING = [*"'sdmtvrelLSD aé中ㄅ²½Ⅷ!¿。\u07c0\u0663\uff07\u2018"]
+DECIDING += [*"\t\n\v\f\r\x1c\x1f\x85\xa0\u1680\u180e\u2003\u200b\u2028\u202f\u3000"]
+DECIDING += [
+    "'s",
+    "'re",
+    "'ll",
+    "  ",
+    "\r\n",
+    " 's",
+    "\u0301",
+    "\ufe0f",
+    "\u200d",
+    "\U0001f469\u200d\U0001f467",
+    "\x00",
+    "\ufffd",
+    *CONTROL,
+]
+assigned = st.characters(exclude_categories=["Cs", "Cn"])  # what every Unicode version in use knows
+texts = st.lists(st.sampled_from(DECIDING) | assigned, max_size=30).map("".join)
+any_text = st.text(st.characters(exclude_categories=["Cs"])) | texts
+lists_of_ids = st.lists(st.integers(0, 6399), max_size=12)
+# Few letters, so that pairs tie, overlap and repeat.
+corpora = st.lists(st.text(st.sampled_from("aab  c'\n1é中"), max_size=40), min_size=1, max_size=5)
 
 
-def test_encoding_does_not_concatenate():
-    assert SHIPPED.encode("the") != SHIPPED.encode("t") + SHIPPED.encode("he")
+@cache
+def loaded(path):
+    return Tokenizer.load(path), *oracle.load(path)
 
 
-@tokenizers
-@given(st.lists(hostile_text, max_size=5))
-def test_a_batch_is_its_texts(tokenizer, texts):
-    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+@cache
+def small():
+    """A vocabulary of 20 merges, learnt from every text that decides a split."""
+    return oracle.train([" ".join(DECIDING) * 2, "it's the letter's letters " * 3], 276, [])
 
 
-def test_tokens_and_ids_are_a_bijection():
-    ordinary = [SHIPPED.token_bytes(index) for index in range(3, SHIPPED.vocab_size)]
-    assert len(set(ordinary)) == len(ordinary) == SHIPPED.vocab_size - 3
-    assert b"" not in ordinary
+def library(vocab, merges):
+    """The library's own BPE over a vocabulary, without any added token."""
+    bare = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    return bare
 
 
-# Control tokens
+def library_train(corpus, vocab_size, special_tokens):
+    bare = library({}, [])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options = {"vocab_size": vocab_size, "special_tokens": special_tokens, "initial_alphabet": alphabet}
+    bare.train_from_iterator(corpus, trainers.BpeTrainer(**options, show_progress=False))
+    model = json.loads(bare.to_str())["model"]
+    return model["vocab"], [tuple(merge) for merge in model["merges"]]
 
 
-@tokenizers
-@given(hostile_text)
-def test_text_never_produces_a_control_token(tokenizer, text):
-    assert not set(tokenizer.encode(text)) & set(tokenizer.control_ids.values())
+@pytest.mark.parametrize("path", FILES)
+@given(text=texts)
+def test_tokenizer_4_product_oracle_and_library_give_the_same_ids(path, text):
+    product, vocab, merges = loaded(path)
+    assert product.encode(text) == oracle.encode(text, vocab, merges) == library(vocab, merges).encode(text).ids
 
 
-@tokenizers
-def test_the_names_of_the_control_tokens_are_ordinary_text(tokenizer):
-    for name, index in tokenizer.control_ids.items():
-        for text in (name, f"a{name}b", f" {name}", name * 2):
-            ids = tokenizer.encode(text)
-            assert index not in ids
-            assert tokenizer.decode(ids) == text
+@given(text=texts)
+def test_tokenizer_4_definition_agrees(text):
+    vocab, merges = small()
+    spec = definition("tokenizer", "float")
+    ids = spec.encode(text, vocab, merges)
+    assert ids == oracle.encode(text, vocab, merges)
+    assert spec.decode(ids, vocab) == text
 
 
-def test_a_control_token_that_merges_could_build_is_out_of_reach_too():
-    """A tokenizer.json may add a token that is also an ordinary entry of its vocabulary."""
-    settings = json.loads(SHIPPED.source)
-    settings["added_tokens"].append(settings["added_tokens"][0] | {"id": SHIPPED.encode("the")[0], "content": "the"})
-    assert len(SHIPPED.encode("the")) == 1
-    tokenizer = Tokenizer.from_text(json.dumps(settings))
-    ids = tokenizer.encode("the")
-    assert tokenizer.control_ids["the"] not in ids
-    assert tokenizer.decode(ids) == "the"
-
-
-@tokenizers
-@given(hostile_text)
-def test_trusted_text_is_cut_at_its_control_tokens(tokenizer, text):
-    pieces = tokenizer.split_control(text)
-    assert "".join(piece for piece, _ in pieces) == text
-    assert all(index == tokenizer.control_ids.get(piece) for piece, index in pieces)
-    assert not any(name in piece for piece, index in pieces if index is None for name in tokenizer.control_ids)
-
-
-def test_special_tokens_stand_for_no_bytes():
-    special = [SHIPPED.pad_id, SHIPPED.start_id, SHIPPED.end_id]
-    assert special == [0, 1, 2]
-    assert [SHIPPED.token_bytes(index) for index in special] == [b"", b"", b""]
-    assert SHIPPED.decode([1, *SHIPPED.encode("hi"), 2, 0]) == "hi"
-
-
-def test_a_marker_that_is_not_special_shows_in_the_text():
-    settings = json.loads(SHIPPED.source)
-    marker = settings["added_tokens"][0] | {"id": 6400, "content": "<think>", "special": False}
-    tokenizer = Tokenizer.from_text(json.dumps(settings | {"added_tokens": [*settings["added_tokens"], marker]}))
-    assert tokenizer.vocab_size == 6401
-    assert tokenizer.decode([6400]) == "<think>"
-    assert 6400 not in tokenizer.encode("<think>")
-
-
-def test_padding_truncation_and_dropout_of_the_file_do_not_touch_ids():
-    model = json.loads(SHIPPED.source)["model"] | {"dropout": 0.5}
-    padding = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None}
-    padding |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"}
-    truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
-    tokenizer = Tokenizer.from_text(changed(model=model, padding=padding, truncation=truncation))
-    text = "several words, nothing dropped"
-    assert tokenizer.encode(text) == SHIPPED.encode(text)
-
-
-# Streaming
-
-
-@tokenizers
-@given(hostile_text)
-def test_a_stream_gives_whole_characters_in_order(tokenizer, text):
-    pieces = list(tokenizer.decode_stream(iter(tokenizer.encode(text))))
-    assert "".join(pieces) == text
-    assert "\ufffd" in text or not any("\ufffd" in piece for piece in pieces)
-    assert all(pieces)
-
-
-@tokenizers
-@given(st.data())
-def test_a_stream_of_any_ids_equals_decode(tokenizer, data):
-    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1)))
-    assert "".join(tokenizer.decode_stream(ids)) == tokenizer.decode(ids)
-
-
-def test_a_stream_holds_back_half_a_character():
-    halves = SHIPPED.encode("𠮷")
-    assert len(halves) > 1
-    assert list(SHIPPED.decode_stream(halves)) == ["𠮷"]
-    assert list(SHIPPED.decode_stream(halves[:-1])) == ["\ufffd"]
-
-
-# Files
-
-
-def test_load_finds_file_and_folder_and_save_keeps_every_byte(tmp_path):
-    SHIPPED.save(tmp_path / "tokenizer.json")
-    for path in (tmp_path, str(tmp_path), tmp_path / "tokenizer.json"):
-        loaded = Tokenizer.load(path)
-        assert loaded.fingerprint == SHIPPED.fingerprint
-        assert loaded.encode("Hello 世界") == SHIPPED.encode("Hello 世界")
-    (tmp_path / "tokenizer.json").write_text(SHIPPED.source + "\n", encoding="utf-8")
-    assert Tokenizer.load(tmp_path).fingerprint != SHIPPED.fingerprint
+def test_tokenizer_4_definition_agrees_on_the_shipped_vocabulary():
+    product, vocab, merges = loaded(SHIPPED)
+    text = "The tokenizer's words: 训练 数据集,\n\n  and 1234 spaces "
+    assert definition("tokenizer", "float").encode(text, vocab, merges) == product.encode(text)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "merges, text, tokens",
     [
-        (None, "cannot read a tokenizer: No such file or directory"),
-        (b"{", "not a usable tokenizer.json: Expecting property name"),
-        (b"\xff\xfe", "not a usable tokenizer.json: 'utf-8' codec can't decode"),
-        (b"[]", "it is JSON but has no model and pre_tokenizer"),
-        (b'{"model": {"vocab": {}}}', "it is JSON but has no model and pre_tokenizer"),
-        (changed(pre_tokenizer={"type": "Whitespace"}).encode(), "only byte-level BPE is supported"),
-        (changed(model={"type": "BPE"}).encode(), "its model has no vocab and merges"),
-        (changed(model={"type": "Unigram"}).encode(), "only byte-level BPE is supported"),
-        (changed(added_tokens=json.loads(SHIPPED.source)["added_tokens"][:2]).encode(), "<|im_end|> is missing"),
-        (changed(model={"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}).encode(), "out of vocabulary"),
-        (changed(model={"type": "BPE", "vocab": {"你": 0}, "merges": []}).encode(), "'你' is not made of byte letters"),
+        (["bc", "ab"], "abc", ["a", "bc"]),  # the lower rank, not the first place
+        (["ab", "bc"], "abc", ["ab", "c"]),
+        (["aa"], "aaa", ["aa", "a"]),  # the leftmost of equal ranks
+        (["ab", "cd", "bc"], "abcd", ["ab", "cd"]),
     ],
 )
-def test_a_file_that_cannot_serve_is_one_line(content, message, tmp_path):
-    path = tmp_path / "tokenizer.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ValueError) as error:
-        Tokenizer.load(path)
-    line = str(error.value)
-    assert line.startswith(f"{path}: ") and message in line and "\n" not in line
+def test_tokenizer_4_rank_then_place(merges, text, tokens):
+    names = [*oracle.byte_alphabet(), *merges]
+    vocab, pairs = {name: i for i, name in enumerate(names)}, [(left, right) for left, right in merges]
+    want = [vocab[token] for token in tokens]
+    assert oracle.encode(text, vocab, pairs) == want == library(vocab, pairs).encode(text).ids
+    assert definition("tokenizer", "float").encode(text, vocab, pairs) == want
 
 
-@pytest.mark.parametrize("index", [-1, 6400])
-def test_an_id_outside_the_vocabulary_is_refused(index):
-    for use in (SHIPPED.token_bytes, lambda i: SHIPPED.decode([i]), lambda i: list(SHIPPED.decode_stream([i]))):
-        with pytest.raises(ValueError, match=f"id {index} is not in the vocabulary of 6400 tokens"):
-            use(index)
+@given(words=st.text(st.sampled_from("etaoinshrldcu  的一是不了"), min_size=20, max_size=60))
+def test_tokenizer_4_words_in_which_merges_compete(words):
+    product, vocab, merges = loaded(SHIPPED)
+    assert product.encode(words) == oracle.encode(words, vocab, merges)
 
 
-def test_a_lone_surrogate_is_refused():
-    with pytest.raises(ValueError, match=r"text has a lone surrogate U\+D800 at position 2"):
-        SHIPPED.encode("ab\ud800")
+@given(corpus=corpora, text=texts)
+def test_tokenizer_4_merges_of_any_training_agree(corpus, text):
+    vocab, merges = oracle.train(corpus, 300, [])
+    both = [text, *corpus]
+    want = [encoding.ids for encoding in library(vocab, merges).encode_batch(both)]
+    assert [oracle.encode(entry, vocab, merges) for entry in both] == want
+
+
+def test_tokenizer_2_classes_of_all_assigned_characters_are_the_librarys():
+    members = {"L": [], "N": [], "O": [], "S": []}
+    for character in map(chr, range(0x110000)):
+        if unicodedata.category(character) not in ("Cs", "Cn"):
+            members[oracle.kind(character)].append(character)
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for of_class in members.values():
+        assert len(of_class) >= 25
+        assert len(splitter.pre_tokenize_str("".join(of_class))) == 1  # one run: no member is of another class
+    ends = [of_class[-1] for of_class in members.values()]
+    assert len(splitter.pre_tokenize_str("".join(ends))) == 4  # and the four classes are four
+
+
+@given(text=any_text)
+def test_tokenizer_2_pieces_are_the_text(text):
+    assert "".join(oracle.pieces(text)) == text
+    assert all(oracle.pieces(text))
+
+
+@given(text=texts)
+def test_tokenizer_2_definition_and_library_split_alike(text):
+    pieces = list(oracle.pieces(text))
+    assert definition("tokenizer", "float").split(text) == pieces
+    offsets = [span for _, span in pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)]
+    assert [text[begin:end] for begin, end in offsets] == pieces
+
+
+@pytest.mark.parametrize(
+    "text, pieces",
+    [
+        ("a  b", ["a", " ", " b"]),
+        ("a \n", ["a", " \n"]),
+        ("a \n b", ["a", " \n", " b"]),
+        ("a \nb", ["a", " ", "\n", "b"]),
+        ("I'LL 's it's", ["I", "'", "LL", " '", "s", " it", "'s"]),
+        (" 12½x", [" 12½", "x"]),
+        ("!\x1c\u200b!\x85a", ["!\x1c\u200b!", "\x85", "a"]),
+    ],
+)
+def test_tokenizer_2_named_cases(text, pieces):
+    assert list(oracle.pieces(text)) == pieces
+    assert definition("tokenizer", "float").split(text) == pieces
+
+
+def test_tokenizer_3_alphabet_is_the_librarys():
+    names = oracle.byte_alphabet()
+    assert sorted(names) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    assert definition("tokenizer", "float").byte_names() == names
+    product, vocab, _ = loaded(SHIPPED)
+    for byte, name in enumerate(names):
+        assert product.token_bytes(vocab[name]) == bytes([byte])
+
+
+@given(
+    corpus=corpora,
+    vocab_size=st.sampled_from([0, 100, 257, 270, 300]),
+    special_tokens=st.sampled_from([[], ["<|x|>", "y"], ["a", "ab", "Ġ", "a"], list(CONTROL)]),
+)
+def test_tokenizer_9_training_agrees_with_the_library(corpus, vocab_size, special_tokens):
+    assert oracle.train(corpus, vocab_size, special_tokens) == library_train(corpus, vocab_size, special_tokens)
+
+
+def test_tokenizer_9_product_trains_as_the_oracle():
+    corpus = ["low lower lowest, newer newest; wider widest.\n" * 3, "数据 数据集 数列"]
+    vocab, merges = oracle.train(corpus, 290, CONTROL)
+    model = json.loads(train(corpus, 290).source)["model"]
+    assert model["vocab"] == vocab
+    assert [tuple(merge) for merge in model["merges"]] == merges
+
+
+def test_tokenizer_9_ties_go_to_the_smaller_ids():
+    _, merges = oracle.train(["ba ab", "ab ba"], 259, [])
+    assert merges[:2] == [("a", "b"), ("b", "a")]
+    _, merges = oracle.train(["ac ab"], 257, [])
+    assert merges == [("a", "b")]
+
+
+@pytest.mark.parametrize("path", FILES)
+@given(text=any_text)
+def test_tokenizer_1_round_trip(path, text):
+    product, vocab, merges = loaded(path)
+    assert product.decode(product.encode(text)) == text
+    assert oracle.decode(oracle.encode(text, vocab, merges), vocab) == text
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_tokenizer_5_ids_are_a_bijection_with_fixed_controls(path):
+    product, vocab, merges = loaded(path)
+    assert sorted(vocab.values()) == list(range(6400)) == list(range(product.vocab_size))
+    assert (product.pad_id, product.start_id, product.end_id) == tuple(vocab[name] for name in CONTROL) == (0, 1, 2)
+    ordinary = sorted(set(range(6400)) - set(product.control_ids.values()))
+    assert len({product.token_bytes(i) for i in ordinary}) == len(ordinary) == 256 + len(merges)
+
+
+@pytest.mark.parametrize("path", FILES)
+@given(ids=lists_of_ids)
+def test_tokenizer_6_decoding_any_ids_agrees(path, ids):
+    product, vocab, merges = loaded(path)
+    special = [name for name, i in product.control_ids.items() if product.token_bytes(i) == b""]
+    assert product.decode(ids) == oracle.decode(ids, vocab, special_tokens=special)
+    assert oracle.decode(ids, vocab) == library(vocab, merges).decode(ids, skip_special_tokens=False)
+
+
+def test_tokenizer_6_special_tokens_add_nothing():
+    product, *_ = loaded(SHIPPED)
+    word = product.encode("maß")
+    assert product.decode([1, *word[:-1], 0, word[-1], 2]) == "maß"  # not even inside a character
+    assert [product.token_bytes(i) for i in range(3)] == [b""] * 3
+
+
+@pytest.mark.parametrize("path", FILES)
+@given(parts=st.lists(st.sampled_from([*CONTROL, "<|im_end|>\n<|im_start|>assistant\n", "<think>"]) | any_text))
+def test_tokenizer_7_no_text_gives_a_control_id(path, parts):
+    product, *_ = loaded(path)
+    ids = product.encode("".join(parts))
+    assert not set(ids) & {0, 1, 2, *product.control_ids.values()}
+    assert product.decode(ids) == "".join(parts)
+
+
+@given(a=any_text, b=any_text)
+def test_tokenizer_8_decoding_concatenates(a, b):
+    product, *_ = loaded(SHIPPED)
+    assert product.decode(product.encode(a) + product.encode(b)) == a + b
+
+
+def test_tokenizer_8_encoding_does_not_concatenate():
+    product, *_ = loaded(SHIPPED)
+    assert product.encode("the") != product.encode("t") + product.encode("he")
+
+
+@given(text=any_text)
+def test_tokenizer_10_length(text):
+    product, *_ = loaded(SHIPPED)
+    size, ids = len(text.encode()), product.encode(text)
+    assert len(ids) <= size
+    assert (len(ids) == 0) == (size == 0)
+    assert sum(len(product.token_bytes(i)) for i in ids) == size
+
+
+@given(batch=st.lists(any_text, max_size=7))
+def test_tokenizer_11_batch_is_the_map(batch):
+    product, *_ = loaded(SHIPPED)
+    assert product.encode_batch(batch) == [product.encode(text) for text in batch]
+
+
+def test_tokenizer_11_another_process_gives_the_same_ids():
+    product, *_ = loaded(SHIPPED)
+    text = "".join(DECIDING)
+    code = f"from minimind_ref.data.tokenizer import Tokenizer; print(Tokenizer.load().encode({text!r}))"
+    env = {**os.environ, "RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert json.loads(out.stdout) == product.encode(text)
+
+
+@given(ids=lists_of_ids)
+def test_tokenizer_12_stream_joins_to_the_whole(ids):
+    product, *_ = loaded(SHIPPED)
+    assert "".join(product.decode_stream(ids)) == product.decode(ids)
+    assert b"".join(map(product.token_bytes, ids)).decode("utf-8", errors="replace") == product.decode(ids)
+
+
+@given(text=any_text)
+def test_tokenizer_12_stream_is_prompt(text):
+    product, *_ = loaded(SHIPPED)
+    read, written = b"", ""
+
+    def source():
+        nonlocal read
+        for i in product.encode(text):
+            yield i  # asked for only when the text before it is out
+            read += product.token_bytes(i)
+            so_far.append(read.decode("utf-8", errors="ignore"))
+
+    so_far: list[str] = []
+    for increment in product.decode_stream(source()):
+        assert all(len(whole) <= len(written) for whole in so_far)
+        written += increment
+    assert written == text
+
+
+def test_tokenizer_13_refusals():
+    product, vocab, merges = loaded(SHIPPED)
+    for i in (-1, 6400):
+        with pytest.raises(ValueError, match=rf"{i} .*6400"):
+            product.decode([5, i])
+        with pytest.raises(ValueError, match=rf"{i} .*6400"):
+            product.token_bytes(i)
+        with pytest.raises(ValueError, match=rf"ids holds {i} .*6400"):
+            oracle.decode([5, i], vocab)
+    for encode in (product.encode, lambda text: oracle.encode(text, vocab, merges)):
+        with pytest.raises(ValueError, match=r"text .*U\+D800 at .* 2"):
+            encode("ab\ud800")
+
+
+@pytest.mark.parametrize("path", FILES)
+@given(text=texts)
+def test_tokenizer_14_files_ids_are_kept_for_text_without_control_names(path, text):
+    product, *_ = loaded(path)
+    for name in product.control_ids:
+        text = text.replace(name, "")
+    assume(not any(name in text for name in product.control_ids))
+    assert product.encode(text) == tokenizers.Tokenizer.from_file(str(path)).encode(text).ids
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_tokenizer_14_control_names_are_where_it_differs(path):
+    product, *_ = loaded(path)
+    theirs = tokenizers.Tokenizer.from_file(str(path))
+    for name, i in product.control_ids.items():
+        assert theirs.encode(name).ids == [i] != product.encode(name)

@@ -22,11 +22,11 @@ class KeyValue(NamedTuple):
 
 
 def attention(
-    q: Float[Tensor, "b s n h"],
-    k: Float[Tensor, "b1 t k1 h1"],
-    v: Float[Tensor, "b2 t2 k2 h2"],
+    q: Float[Tensor, "..."],
+    k: Float[Tensor, "..."],
+    v: Float[Tensor, "..."],
     *,
-    mask: Bool[Tensor, "..."] | None = None,
+    mask: Tensor | None = None,
     causal: bool = True,
     scale: float | None = None,
     dropout: float = 0.0,
@@ -34,9 +34,10 @@ def attention(
 ) -> Float[Tensor, "b s n h"]:
     """softmax(q·kᵀ·scale) v for every query head, each group of heads sharing one key/value head (ATTENTION-1).
 
-    `mask` (b s t) is True where a query may look.  `causal` is aligned at the end: query i sees key j ≤ i + t − s.
-    A query that sees nothing gives zeros and disturbs no other (ATTENTION-7).  The softmax is float32 or wider;
-    `scale` is 1/√h unless given; `dropout` is the share of weights that are zeroed, whoever calls decides when.
+    q is (b s n h), k and v (b t k h); `mask` (b s t) is True where a query may look.  `causal` is aligned at the end:
+    query i sees key j ≤ i + t − s.  A query that sees nothing gives zeros and disturbs no other (ATTENTION-5).
+    The softmax is float32 or wider; `scale` is 1/√h unless given; `dropout` is the share of weights that are zeroed,
+    whoever calls decides when.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al. 2023, arXiv:2305.13245, sec. 2.2.
     """
@@ -67,11 +68,13 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
     t, kv_heads = k.shape[1:3]
     require_shape("k", k, (b, t, kv_heads, h), f"batch and head width of q, shape {tuple(q.shape)}")
     require_shape("v", v, (b, t, kv_heads, h), "the shape of k")
-    if s == 0 or t == 0:
-        raise ValueError(f"an empty sequence: q has {s} positions and k has {t}")
-    if kv_heads == 0 or n % kv_heads:
+    if 0 in q.shape or 0 in k.shape:
+        raise ValueError(f"an empty axis: q has shape {tuple(q.shape)} and k {tuple(k.shape)}")
+    if n % kv_heads:
         raise ValueError(f"k has {kv_heads} heads, which must divide the {n} heads of q")
     if mask is not None:
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask is {mask.dtype} but must be torch.bool: True where a key may be seen")
         require_shape("mask", mask, (b, s, t), "batch, positions of q and positions of k")
 
 

@@ -15,24 +15,30 @@ Weights = tuple[Sequence[Tensor] | Tensor, Sequence[Tensor] | Tensor, Sequence[T
 
 
 def route(
-    x: Float[Tensor, "t d"], w_router: Float[Tensor, "e d1"], *, num_chosen: int, normalise: bool
+    x: Float[Tensor, "..."], w_router: Float[Tensor, "..."], *, num_chosen: int, normalise: bool
 ) -> tuple[Float[Tensor, "t e"], Float[Tensor, "t c"], Int[Tensor, "t c"]]:
     """Score every expert by softmax(W x), choose the `num_chosen` best: scores, their weights, their indices (MOE-1).
 
-    `normalise` divides the chosen weights by their sum + 1e-20, so that one chosen expert always has weight 1
-    and only the load balance trains the router (MOE-6).  Ties go to whichever torch.topk returns.
+    `normalise` divides the chosen weights by their sum, so that one chosen expert always has weight 1 and only the
+    load balance trains the router (MOE-17).  As the softmax of the chosen logits it is p / (Σ p + 1e-20) to rounding,
+    and leaves one chosen expert a gradient of exactly 0 where the quotient leaves noise (MOE-18).
+    Ties go to whichever torch.topk returns (MOE-6).
 
     Source: Shazeer et al. 2017, arXiv:1701.06538; normalised as in Jiang et al. 2024, arXiv:2401.04088, sec. 2.1.
     """
     require_rank("x", x, 2)
+    require_rank("w_router", w_router, 2)
+    if 0 in x.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)} but needs a token and a width")
     require_shape("w_router", w_router, (w_router.shape[0], x.shape[1]), "the width of x")
     if not 1 <= num_chosen <= w_router.shape[0]:
         raise ValueError(f"num_chosen={num_chosen} must lie in 1 … {w_router.shape[0]}, the experts of w_router")
     logits = x @ w_router.T
-    scores = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    scores = logits.softmax(dim=-1, dtype=wide)
     weight, index = scores.topk(num_chosen, dim=-1)
     if normalise:
-        weight = weight / (weight.sum(dim=-1, keepdim=True) + 1e-20)
+        weight = logits.gather(-1, index).softmax(dim=-1, dtype=wide)
     return scores, weight, index
 
 
@@ -42,13 +48,14 @@ def aux_loss(
     *,
     form: str,
     coef: float,
-    counts: Bool[Tensor, " t2"] | None = None,
+    counts: Bool[Tensor, " t2"] | Int[Tensor, " t2"] | None = None,
     sequence_ids: Int[Tensor, " t3"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Load balance: coef · Σ_e (how often e is chosen) · (e's mean score), no gradient through the choice (MOE-8).
+    """Load balance: coef · Σ_e (how often e is chosen) · (e's mean score) (MOE-10 … MOE-15).
 
+    No gradient goes through the choice.
     "sequence": per sequence, frequency · E/(S·k), then the mean over sequences; "batch": the same over all tokens;
-    "slots": not divided by k (MiniMind-3), so balance costs k, not 1.  Tokens where `counts` is False do not exist.
+    "slots": not divided by k (MiniMind-3), so balance costs k, not 1.  Tokens where `counts` is 0 do not exist.
 
     Source: Fedus et al. 2021, arXiv:2101.03961, eq. 4–6; per sequence: DeepSeek-AI 2024, arXiv:2412.19437, eq. 17–20.
     """
@@ -59,10 +66,13 @@ def aux_loss(
     for name, vector in (("counts", counts), ("sequence_ids", sequence_ids)):
         if vector is not None:
             require_shape(name, vector, (tokens,), "the tokens of scores")
+    if form == "sequence" and sequence_ids is None:
+        raise ValueError("sequence_ids is None but form='sequence' needs one for each token")
     if form != "sequence" or sequence_ids is None:
         sequence_ids = index.new_zeros(tokens)
     if counts is not None:
-        scores, index, sequence_ids = scores[counts], index[counts], sequence_ids[counts]
+        counted = counts.bool()
+        scores, index, sequence_ids = scores[counted], index[counted], sequence_ids[counted]
     if scores.shape[0] == 0:
         return scores.sum()
     names, group = sequence_ids.unique(return_inverse=True)
@@ -77,8 +87,8 @@ def aux_loss(
 
 
 def moe(
-    x: Float[Tensor, "t d"],
-    w_router: Float[Tensor, "e d"],
+    x: Float[Tensor, "..."],
+    w_router: Float[Tensor, "..."],
     experts: Weights,
     *,
     num_chosen: int,
@@ -86,13 +96,13 @@ def moe(
     shared: Weights | None = None,
     form: str,
     coef: float,
-    counts: Bool[Tensor, " t2"] | None = None,
+    counts: Bool[Tensor, " t2"] | Int[Tensor, " t2"] | None = None,
     sequence_ids: Int[Tensor, " t3"] | None = None,
 ) -> tuple[Float[Tensor, "t d"], Float[Tensor, ""]]:
     """Σ over the chosen experts of weight · expert(x), plus every shared expert; and the load balance (MOE-3).
 
     `experts` and `shared` are (w_gate, w_up, w_down), each stacked or listed over the experts.  No token is dropped;
-    an expert that no token chose has zero gradients, not none (MOE-5).
+    an expert that no token chose has zero gradients, not none (MOE-9).
     """
     if len(experts[0]) != w_router.shape[0]:
         raise ValueError(f"experts holds {len(experts[0])} experts but w_router has {w_router.shape[0]} rows")

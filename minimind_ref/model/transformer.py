@@ -53,7 +53,7 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "b s"],
+        input_ids: Int[Tensor, "..."],
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         summed over layers, and is there in evaluation too; padding does not count, and a sequence is a (row, segment).
         """
         past = cache[0].keys.shape[1] if cache else 0
-        _check(self.config, input_ids, attention_mask, position_ids, segment_ids, past)
+        _check(self.config, input_ids, attention_mask, position_ids, segment_ids, cache)
         cos, sin = self.rope_tables(position_ids, past, input_ids)
         mask = make_mask(attention_mask, segment_ids, input_ids.shape[1])
         counts = real_tokens(attention_mask, segment_ids, past)
@@ -108,7 +108,7 @@ class Transformer(nn.Module):
 def make_mask(
     attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None, segment_ids: Int[Tensor, "b t"] | None, s: int
 ) -> Bool[Tensor, "b s t"] | None:
-    """Which keys a query may see for reasons other than order: real tokens, of its own document (TRANSFORMER-5)."""
+    """Which keys a query may see for reasons other than order: real tokens, of its own document (TRANSFORMER-6)."""
     mask = None if attention_mask is None else attention_mask.bool()[:, None].expand(-1, s, -1)
     if segment_ids is not None:
         same = segment_ids[:, -s:, None] == segment_ids[:, None, :]
@@ -138,8 +138,9 @@ def _check(
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     segment_ids: Tensor | None,
-    past: int,
+    cache: Cache | None,
 ) -> None:
+    past = cache[0].keys.shape[1] if cache else 0
     require_rank("input_ids", input_ids, 2)
     b, s = input_ids.shape
     if b == 0 or s == 0:
@@ -147,6 +148,7 @@ def _check(
     require_range("input_ids", input_ids, config.vocab_size, "vocab_size")
     if attention_mask is not None:
         require_shape("attention_mask", attention_mask, (b, past + s), "batch, and past plus new tokens")
+        require_range("attention_mask", attention_mask.long(), 2, "0 padding, 1 real: choices")
     if segment_ids is not None:
         require_shape("segment_ids", segment_ids, (b, past + s), "batch, and past plus new tokens")
     limit = config.max_position_embeddings
@@ -155,3 +157,14 @@ def _check(
     if position_ids is not None:
         require_shape("position_ids", position_ids, (b, s), "the shape of input_ids")
         require_range("position_ids", position_ids, limit, "max_position_embeddings")
+    if cache:
+        _check_cache(config, cache, b, past)
+
+
+def _check_cache(config: ModelConfig, cache: Cache, batch: int, past: int) -> None:
+    if len(cache) != config.num_hidden_layers:
+        raise ValueError(f"cache has {len(cache)} layers but num_hidden_layers={config.num_hidden_layers}")
+    shape = (batch, past, config.num_key_value_heads, config.head_dim)
+    for layer in cache:
+        for name, tensor in zip(("keys", "values"), layer, strict=True):
+            require_shape(f"cached {name}", tensor, shape, "batch, past tokens, key/value heads and head width")  # type: ignore[arg-type]

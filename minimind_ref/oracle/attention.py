@@ -3,74 +3,73 @@
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from minimind_ref.oracle.bounded import Array, store, value
-from minimind_ref.oracle.checks import require_equal, require_positive, require_rank
+from minimind_ref.oracle.bounded import Array, softmax, store
+from minimind_ref.oracle.checks import float64, require_equal, require_positive, require_rank
 
 
 def attention(
-    q: Float[Array, "b s n h"],
-    k: Float[Array, "b t k h"],
-    v: Float[Array, "b t k h"],
+    q: Float[Array, "..."],
+    k: Float[Array, "..."],
+    v: Float[Array, "..."],
     *,
-    mask: Bool[np.ndarray, "b s t"] | None = None,
+    mask: np.ndarray | None = None,
     causal: bool = True,
     scale: float | None = None,
 ) -> Float[Array, "b s n h"]:
     """Average the visible values, o_i = Σ_j p_ij v_j with p_i = softmax_j(scale·⟨q_i, k_j⟩) (ATTENTION-1).
 
-    A query that sees nothing gives zeros.
+    q is (b s n h), k and v (b t k h).
+    `mask` (b s t) is True where a key may be seen; a query that sees nothing gives zeros.
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al. 2023, arXiv:2305.13245, section 2.2.
     """
-    _check(q, k, v, mask)
-    scale = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
+    q, k, v = _checked(q, k, v, mask)
+    factor = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
     out = np.zeros_like(q)
     for row, i, seen in _rows(q, k, mask, causal):
         for head, kv in _heads(q, k):
-            weights = _weights(q[row, i, head], k[row, seen, kv], scale)
+            weights = _weights(q[row, i, head], k[row, seen, kv], factor)
             out[row, i, head] = store(weights @ v[row, seen, kv])
     return out
 
 
 def attention_vjp(
-    q: Float[Array, "b s n h"],
-    k: Float[Array, "b t k h"],
-    v: Float[Array, "b t k h"],
+    q: Float[Array, "..."],
+    k: Float[Array, "..."],
+    v: Float[Array, "..."],
     *,
-    mask: Bool[np.ndarray, "b s t"] | None = None,
+    mask: np.ndarray | None = None,
     causal: bool = True,
     scale: float | None = None,
-    cotangent: Float[Array, "b s n h"],
+    cotangent: Float[Array, "..."],
 ) -> tuple[Float[Array, "b s n h"], Float[Array, "b t k h"], Float[Array, "b t k h"]]:
     """Pull the output's cotangent back to q, k and v (ATTENTION-15), each head's share of k and v stored apart.
 
     Source: Dao et al. 2022, arXiv:2205.14135, appendix B.2.
     """
-    _check(q, k, v, mask)
-    require_equal("shape of cotangent", cotangent.shape, "shape of q", q.shape)
-    scale = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
+    q, k, v = _checked(q, k, v, mask)
+    require_equal("shape of cotangent", tuple(cotangent.shape), "shape of q", tuple(q.shape))
+    factor = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     for head, kv in _heads(q, k):
         dk_head, dv_head = np.zeros_like(k[:, :, 0]), np.zeros_like(v[:, :, 0])
         for row, i, seen in _rows(q, k, mask, causal):
             query, keys, ct = q[row, i, head], k[row, seen, kv], cotangent[row, i, head]
-            weights = _weights(query, keys, scale)
+            weights = _weights(query, keys, factor)
             dweights = store(v[row, seen, kv] @ ct)
             dscores = store(weights * (dweights - np.sum(weights * dweights)))
-            dq[row, i, head] = store(store(dscores @ keys) * scale)
-            dk_head[row, seen] = dk_head[row, seen] + dscores[:, None] * (query * scale)[None, :]
-            dv_head[row, seen] = dv_head[row, seen] + weights[:, None] * ct[None, :]
-        dk[:, :, kv] = dk[:, :, kv] + store(dk_head)
-        dv[:, :, kv] = dv[:, :, kv] + store(dv_head)
+            dq[row, i, head] = store(store(dscores @ keys) * factor)
+            dk_head[row, seen] += dscores[:, None] * store(query * factor)[None, :]
+            dv_head[row, seen] += weights[:, None] * ct[None, :]
+        dk[:, :, kv] += store(dk_head)
+        dv[:, :, kv] += store(dv_head)
     return dq, store(dk), store(dv)
 
 
 def _weights(query: Array, keys: Array, scale: float) -> Array:
-    """Softmax of one query's scores; what is subtracted is a constant, for any constant gives the same weights."""
-    scores = store(store(keys @ query) * scale)
-    parts = np.exp(scores - np.max(value(scores)))
-    return store(parts / np.sum(parts))
+    """Softmax of one query's scores; the products and the scaled scores may both be stored."""
+    return store(softmax(store(store(keys @ query) * scale)))
 
 
 def _rows(q: Array, k: Array, mask: np.ndarray | None, causal: bool) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -89,7 +88,7 @@ def _heads(q: Array, k: Array) -> list[tuple[int, int]]:
     return [(head, head * k.shape[2] // q.shape[2]) for head in range(q.shape[2])]
 
 
-def _check(q: Array, k: Array, v: Array, mask: np.ndarray | None) -> None:
+def _checked(q: Array, k: Array, v: Array, mask: np.ndarray | None) -> tuple[Array, Array, Array]:
     for name, array in (("q", q), ("k", k), ("v", v)):
         require_rank(name, array, 4)
         for axis, size in zip(("batch", "length", "number of heads", "head width"), array.shape, strict=True):
@@ -103,3 +102,4 @@ def _check(q: Array, k: Array, v: Array, mask: np.ndarray | None) -> None:
         if mask.dtype != bool:
             raise ValueError(f"mask is {mask.dtype} but must be bool: True where a key may be seen")
         require_equal("shape of mask", tuple(mask.shape), "(b, s, t)", (*q.shape[:2], k.shape[1]))
+    return float64(q), float64(k), float64(v)

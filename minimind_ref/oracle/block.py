@@ -8,8 +8,8 @@ from jaxtyping import Float
 
 from minimind_ref.oracle.attention import attention, attention_vjp
 from minimind_ref.oracle.bounded import Array, store
-from minimind_ref.oracle.checks import require_equal, require_positive, require_rank
-from minimind_ref.oracle.moe import moe, moe_vjp
+from minimind_ref.oracle.checks import float64, require_equal, require_positive, require_rank
+from minimind_ref.oracle.moe import moe, moe_vjp, stored_sum
 from minimind_ref.oracle.rms_norm import rms_norm, rms_norm_vjp
 from minimind_ref.oracle.rope import apply_rope, apply_rope_vjp
 from minimind_ref.oracle.swiglu import swiglu, swiglu_vjp
@@ -37,7 +37,7 @@ class _Options(NamedTuple):
 
 
 def block(
-    x: Float[Array, "b s d"], parameters: Mapping[str, Any], cos: Array, sin: Array, **options: Any
+    x: Float[Array, "..."], parameters: Mapping[str, Any], cos: Array, sin: Array, **options: Any
 ) -> tuple[Float[Array, "b s d"], Float[Array, ""], Cache]:
     """Add attention, then the feed-forward network, each on the normed stream; give y, the balance loss, the cache.
 
@@ -47,22 +47,24 @@ def block(
     Source: Touvron et al. 2023, arXiv:2302.13971, section 2.2.
     """
     made = _Options(**options)
-    trace = _attend(x, parameters, cos, sin, made)
-    ffn, aux = _feed_forward(trace.normed_h, parameters, made)
+    x, p = float64(x), {name: float64(array) for name, array in parameters.items()}
+    trace = _attend(x, p, cos, sin, made)
+    ffn, aux = _feed_forward(trace.normed_h, p, made)
     return store(trace.h + ffn), aux, (trace.keys, trace.values)
 
 
 def block_vjp(
-    x: Float[Array, "b s d"],
+    x: Float[Array, "..."],
     parameters: Mapping[str, Any],
     cos: Array,
     sin: Array,
     *,
-    cotangent: tuple[Float[Array, "b s d"], Any],
+    cotangent: tuple[Any, Any],
     **options: Any,
 ) -> tuple[Float[Array, "b s d"], dict[str, Any]]:
     """Pull the cotangents of y and of the balance loss back to x and to every parameter (BLOCK-13)."""
-    made, p = _Options(**options), parameters
+    made = _Options(**options)
+    x, p = float64(x), {name: float64(array) for name, array in parameters.items()}
     trace = _attend(x, p, cos, sin, made)
     dy, daux = cotangent
     require_equal("shape of the output's cotangent", tuple(dy.shape), "shape of x", tuple(x.shape))
@@ -152,12 +154,12 @@ def _attend_vjp(
         if made.qk_norm:
             weight = f"self_attn.{name}_norm.weight"
             dheads[name], shares[weight] = _norm_vjp(trace.projected[name], p[weight], made, dheads[name])
-    dnormed = np.zeros_like(trace.normed)
+    dnormed = []
     for name, dhead in dheads.items():
         weight = f"self_attn.{name}_proj.weight"
         share, shares[weight] = _linear_vjp(trace.normed, p[weight], dhead.reshape(batch, length, -1))
-        dnormed = store(dnormed + share)
-    return dnormed, shares
+        dnormed.append(share)
+    return stored_sum(dnormed), shares
 
 
 def _feed_forward(rows: Array, p: Mapping[str, Any], made: _Options) -> tuple[Array, Array]:

@@ -5,44 +5,45 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from minimind_ref.oracle.bounded import Array, store, value
-from minimind_ref.oracle.checks import require_equal, require_option, require_positive, require_rank
+from minimind_ref.oracle.bounded import Array, decide_top, sigmoid, softmax, store, value
+from minimind_ref.oracle.checks import float64, require_equal, require_option, require_positive, require_rank
 
 FORMS = ("sequence", "batch", "slots")
-Experts = tuple[Float[Array, "e f d"], Float[Array, "e f d"], Float[Array, "e d f"]]
+Experts = tuple[Any, ...]  # w_gate (e f d), w_up (e f d), w_down (e d f)
 
 
 def route(
-    x: Float[Array, "t d"], w_router: Float[Array, "e d"], *, num_chosen: int, normalise: bool
-) -> tuple[Float[Array, "t e"], Float[Array, "t c"], Int[np.ndarray, "t c"]]:
+    x: Float[Array, "..."], w_router: Float[Array, "..."], *, num_chosen: int, normalise: bool
+) -> tuple[Float[Array, "t e"], Float[Array, "t c"], Int[Array, "t c"]]:
     """Score the experts, softmax(w_router·x), and choose the highest c in decreasing order (MOE-1, MOE-2, MOE-6).
 
     Source: Shazeer et al. 2017, arXiv:1701.06538, eq. 3-5.
     """
-    _check_router(x, w_router, num_chosen)
-    scores = np.stack([_softmax(store(w_router @ token)) for token in x])
-    index = np.argsort(-value(scores), axis=-1, kind="stable")[:, :num_chosen]
-    chosen = np.stack([scores[t, index[t]] for t in range(len(index))])
+    x, w_router = _checked_router(x, w_router, num_chosen)
+    scores = np.stack([store(softmax(store(w_router @ token))) for token in x])
+    index = decide_top(scores, num_chosen)
+    chosen = np.take_along_axis(scores, index, axis=-1)
     if normalise:
         chosen = np.stack([row / (np.sum(row) + 1e-20) for row in chosen])
     return scores, store(chosen), index
 
 
 def route_vjp(
-    x: Float[Array, "t d"],
-    w_router: Float[Array, "e d"],
+    x: Float[Array, "..."],
+    w_router: Float[Array, "..."],
     *,
     num_chosen: int,
     normalise: bool,
-    cotangent: tuple[Float[Array, "t e"], Float[Array, "t c"]],
+    cotangent: tuple[Any, Any],
 ) -> tuple[Float[Array, "t d"], Float[Array, "e d"]]:
     """Pull the cotangents of scores and weights back to x and the router (MOE-7, MOE-19); the choice has none."""
+    x, w_router = _checked_router(x, w_router, num_chosen)
     scores, weight, index = route(x, w_router, num_chosen=num_chosen, normalise=normalise)
     dscores, dweight = cotangent
     require_equal("shape of the scores' cotangent", tuple(dscores.shape), "shape of scores", tuple(scores.shape))
     require_equal("shape of the weights' cotangent", tuple(dweight.shape), "shape of weight", tuple(weight.shape))
     dlogits = []
-    for t in range(len(index)):
+    for t in range(len(x)):
         through_weight = np.zeros_like(scores[t])
         through_weight[index[t]] = dweight[t]
         if normalise:
@@ -50,13 +51,13 @@ def route_vjp(
             through_weight[index[t]] = dweight[t] * inverse - np.sum(dweight[t] * weight[t]) * inverse
         dscore = store(dscores[t] + through_weight)
         dlogits.append(store(scores[t] * (dscore - np.sum(scores[t] * dscore))))
-    dlogit = np.stack(dlogits)
+    dlogit = np.stack(dlogits) * _settled(scores, index)
     return store(dlogit @ w_router), store(dlogit.T @ x)
 
 
 def aux_loss(
-    scores: Float[Array, "t e"],
-    index: Int[np.ndarray, "t c"],
+    scores: Float[Array, "..."],
+    index: Int[Array, "..."],
     *,
     form: str,
     coef: float,
@@ -72,31 +73,31 @@ def aux_loss(
     groups = _sequences(scores, index, form, counts, sequence_ids)
     total = np.sum(scores[:0])
     for tokens, share in groups:
-        total = total + np.sum(share * (np.sum(scores[tokens], axis=0) / len(tokens)))
-    return np.reshape(coef * (total / max(len(groups), 1)), ())
+        total += np.sum(share * (np.sum(scores[tokens], axis=0) / len(tokens)))
+    return np.reshape(coef * (total / max(len(groups), 1)) * _settled(scores, index), ())
 
 
 def aux_loss_vjp(
-    scores: Float[Array, "t e"],
-    index: Int[np.ndarray, "t c"],
+    scores: Float[Array, "..."],
+    index: Int[Array, "..."],
     *,
     form: str,
     coef: float,
     counts: Any = None,
     sequence_ids: Any = None,
-    cotangent: Float[Array, ""] | float,
+    cotangent: Any,
 ) -> Float[Array, "t e"]:
     """Pull the loss's cotangent back to the scores: coef·f_e/(sequences·S) for each counted token (MOE-15)."""
     groups = _sequences(scores, index, form, counts, sequence_ids)
     dscores = np.zeros_like(scores)
     for tokens, share in groups:
-        dscores[tokens] = cotangent * (coef * share / (len(groups) * len(tokens)))[None, :]
-    return store(dscores)
+        dscores[tokens] = cotangent * coef * (share / (len(groups) * len(tokens)))[None, :]
+    return store(dscores * _settled(scores, index))
 
 
 def moe(
-    x: Float[Array, "t d"],
-    w_router: Float[Array, "e d"],
+    x: Float[Array, "..."],
+    w_router: Float[Array, "..."],
     experts: Experts,
     *,
     num_chosen: int,
@@ -111,22 +112,19 @@ def moe(
 
     Source: Dai et al. 2024, arXiv:2401.06066, eq. 9-11.
     """
-    _check_experts(x, w_router, experts, shared)
+    x, experts, shared = _checked_experts(x, w_router, experts, shared)
     scores, weight, index = route(x, w_router, num_chosen=num_chosen, normalise=normalise)
     rows = []
     for t, token in enumerate(x):
-        terms = [store(weight[t, c] * _expert(token, experts, e).out) for c, e in enumerate(index[t])]
+        terms = [store(weight[t, c] * _expert(token, experts, e).out) for c, e in enumerate(value(index)[t])]
         terms += [_expert(token, shared, e).out for e in range(len(shared[0]))] if shared else []
-        total = terms[0]
-        for term in terms[1:]:
-            total = store(total + term)
-        rows.append(total)
+        rows.append(stored_sum(terms))
     return np.stack(rows), aux_loss(scores, index, form=form, coef=coef, counts=counts, sequence_ids=sequence_ids)
 
 
 def moe_vjp(
-    x: Float[Array, "t d"],
-    w_router: Float[Array, "e d"],
+    x: Float[Array, "..."],
+    w_router: Float[Array, "..."],
     experts: Experts,
     *,
     num_chosen: int,
@@ -136,68 +134,78 @@ def moe_vjp(
     coef: float,
     counts: Any = None,
     sequence_ids: Any = None,
-    cotangent: tuple[Float[Array, "t d"], Float[Array, ""] | float],
+    cotangent: tuple[Any, Any],
 ) -> tuple[Float[Array, "t d"], Float[Array, "e d"], Experts, Experts | None]:
     """Pull the cotangents of output and loss back to x, router, experts and shared experts (MOE-9, MOE-19)."""
-    _check_experts(x, w_router, experts, shared)
+    x, experts, shared = _checked_experts(x, w_router, experts, shared)
     scores, weight, index = route(x, w_router, num_chosen=num_chosen, normalise=normalise)
     dy, daux = cotangent
     balance = {"form": form, "coef": coef, "counts": counts, "sequence_ids": sequence_ids}
     require_equal("shape of the output's cotangent", tuple(dy.shape), "shape of x", tuple(x.shape))
     dexperts = [np.zeros_like(w) for w in experts]
-    dshared = [np.zeros_like(w) for w in shared] if shared else None
-    dx, dweight = np.zeros_like(x), np.zeros_like(weight)
+    dshared = [np.zeros_like(w) for w in shared or ()]
+    drows, dweight = [], np.zeros_like(weight)
     for t, token in enumerate(x):
-        for c, e in enumerate(index[t]):
+        terms = []
+        for c, e in enumerate(value(index)[t]):
             dweight[t, c] = store(np.sum(_expert(token, experts, e).out * dy[t]))
-            dx[t] = store(dx[t] + _expert_vjp(token, experts, e, store(weight[t, c] * dy[t]), dexperts))
-        for e in range(len(shared[0])) if shared else ():
-            dx[t] = store(dx[t] + _expert_vjp(token, shared, e, dy[t], dshared))
+            terms.append(_expert_vjp(token, experts, e, store(weight[t, c] * dy[t]), dexperts))
+        terms += [_expert_vjp(token, shared, e, dy[t], dshared) for e in range(len(shared[0]))] if shared else []
+        drows.append(stored_sum(terms))
     dscores = aux_loss_vjp(scores, index, **balance, cotangent=daux)
     through = {"num_chosen": num_chosen, "normalise": normalise, "cotangent": (dscores, dweight)}
     dx_route, dw_router = route_vjp(x, w_router, **through)
-    stored = (tuple(store(w) for w in stack) if stack else None for stack in (dexperts, dshared))
-    return store(dx + dx_route), dw_router, *stored
+    settled = _settled(scores, index)
+    stored = [tuple(store(w * settled) for w in stack) or None for stack in (dexperts, dshared)]
+    return store(np.stack(drows) + dx_route), dw_router, *stored  # type: ignore[return-value]
 
 
 class _Expert(NamedTuple):
     gate: Array
-    sigmoid: Array
+    open_share: Array
     up: Array
     hidden: Array
     out: Array
 
 
-def _expert(token: Array, stack: Experts, e: int) -> _Expert:
+def _expert(token: Array, stack: Experts, e: Any) -> _Expert:
     """One token through one SwiGLU expert, with what its gradient needs."""
     gate, up = store(stack[0][e] @ token), store(stack[1][e] @ token)
-    sigmoid = 1 / (1 + np.exp(-gate))
-    hidden = store(store(gate * sigmoid) * up)
-    return _Expert(gate, sigmoid, up, hidden, store(stack[2][e] @ hidden))
+    open_share = sigmoid(gate)
+    hidden = store(store(gate * open_share) * up)
+    return _Expert(gate, open_share, up, hidden, store(stack[2][e] @ hidden))
 
 
-def _expert_vjp(token: Array, stack: Experts, e: int, dout: Array, gradients: list[Array]) -> Array:
+def _expert_vjp(token: Array, stack: Experts, e: Any, dout: Array, gradients: list[Array]) -> Array:
     """Add one token's share to the gradients of expert e and give that of the token."""
     made = _expert(token, stack, e)
     dhidden = store(dout @ stack[2][e])
-    dup = store(dhidden * store(made.gate * made.sigmoid))
-    slope = made.sigmoid * (1 + made.gate * (1 - made.sigmoid))
+    dup = store(dhidden * store(made.gate * made.open_share))
+    slope = made.open_share * (1 + made.gate * sigmoid(-made.gate))
     dgate = store(store(dhidden * made.up) * slope)
     for matrix, left, right in zip(gradients, (dgate, dup, dout), (token, token, made.hidden), strict=True):
-        matrix[e] = matrix[e] + left[:, None] * right[None, :]
+        matrix[e] += left[:, None] * right[None, :]
     return store(store(dgate @ stack[0][e]) + store(dup @ stack[1][e]))
 
 
-def _softmax(logits: Array) -> Array:
-    parts = np.exp(logits - np.max(value(logits)))
-    return store(parts / np.sum(parts))
+def stored_sum(terms: list[Array]) -> Array:
+    """Add in any order, every partial sum stored: no partial sum exceeds the terms' sizes together."""
+    for _ in terms[1:]:
+        terms = [store(term) for term in terms]
+    return store(np.sum(np.stack(terms), axis=0))
+
+
+def _settled(scores: Array, index: Array) -> Any:
+    """One, and undecided where any choice is: what depends on who was chosen is multiplied by it."""
+    return np.max(np.take_along_axis(np.ones(scores.shape), index, axis=-1))
 
 
 def _sequences(
-    scores: Array, index: np.ndarray, form: str, counts: Any, sequence_ids: Any
+    scores: Array, index: Array, form: str, counts: Any, sequence_ids: Any
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Each sequence's counted tokens and its f (e); a sequence without a counted token is none (MOE-14)."""
     _check_loss(scores, index, form, counts, sequence_ids)
+    index = value(index)
     tokens, experts = scores.shape
     counted = [t for t in range(tokens) if counts is None or counts[t]]
     members: dict[int, list[int]] = {}
@@ -211,7 +219,7 @@ def _sequences(
     return groups
 
 
-def _check_router(x: Array, w_router: Array, num_chosen: int) -> None:
+def _checked_router(x: Array, w_router: Array, num_chosen: int) -> tuple[Array, Array]:
     require_rank("x", x, 2)
     require_rank("w_router", w_router, 2)
     require_positive("number of tokens in x", x.shape[0])
@@ -219,9 +227,12 @@ def _check_router(x: Array, w_router: Array, num_chosen: int) -> None:
     require_equal("width of w_router", w_router.shape[1], "width of x", x.shape[1])
     if not 1 <= num_chosen <= w_router.shape[0]:
         raise ValueError(f"num_chosen is {num_chosen} but must lie between 1 and the {w_router.shape[0]} experts")
+    return float64(x), float64(w_router)
 
 
-def _check_experts(x: Array, w_router: Array, experts: Experts, shared: Experts | None) -> None:
+def _checked_experts(
+    x: Array, w_router: Array, experts: Experts, shared: Experts | None
+) -> tuple[Array, Experts, Experts | None]:
     require_rank("x", x, 2)
     for name, stack in (("experts", experts), ("shared", shared)):
         if stack is None:
@@ -234,9 +245,11 @@ def _check_experts(x: Array, w_router: Array, experts: Experts, shared: Experts 
         for kind, array, shape in zip(("w_gate", "w_up", "w_down"), stack, shapes, strict=True):
             require_equal(f"shape of {name}' {kind}", tuple(array.shape), "what w_gate and x ask for", shape)
     require_equal("number of experts", len(experts[0]), "rows of w_router", len(w_router))
+    wide = tuple(None if stack is None else tuple(float64(w) for w in stack) for stack in (experts, shared))
+    return float64(x), *wide  # type: ignore[return-value]
 
 
-def _check_loss(scores: Array, index: np.ndarray, form: str, counts: Any, sequence_ids: Any) -> None:
+def _check_loss(scores: Array, index: Array, form: str, counts: Any, sequence_ids: Any) -> None:
     require_option("form", form, FORMS)
     require_rank("scores", scores, 2)
     require_rank("index", index, 2)

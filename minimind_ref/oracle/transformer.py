@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from minimind_ref.oracle.block import Cache, block, block_vjp, check_parameters, layer_shapes
-from minimind_ref.oracle.bounded import Array, store, value
-from minimind_ref.oracle.checks import require_equal, require_ids, require_positive, require_rank
+from minimind_ref.oracle.bounded import Array, constant, store, value
+from minimind_ref.oracle.checks import float64, require_equal, require_ids, require_positive, require_rank
 from minimind_ref.oracle.cross_entropy import cross_entropy, cross_entropy_vjp
 from minimind_ref.oracle.rms_norm import rms_norm, rms_norm_vjp
 from minimind_ref.oracle.rope import rope_frequencies, rope_table, yarn_attention_factor
@@ -18,7 +18,7 @@ EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.no
 
 def transformer(
     parameters: Mapping[str, Any],
-    input_ids: Int[np.ndarray, "b s"],
+    input_ids: Int[np.ndarray, "..."],
     config: Mapping[str, Any],
     *,
     attention_mask: Any = None,
@@ -28,31 +28,29 @@ def transformer(
 ) -> tuple[Float[Array, "b s v"], Float[Array, ""], list[Cache]]:
     """Give logits, balance loss and cache (TRANSFORMER-1 … TRANSFORMER-10); `config` is ModelConfig.to_dict()'s.
 
-    `attention_mask` (b t), 1 = real token, and `segment_ids` (b t) cover the cached tokens too.
+    `attention_mask` (b t), 1 = real token, and `segment_ids` (b t), negative = padding, cover the cached tokens too.
     Source: Touvron et al. 2023, arXiv:2302.13971; packing: Krell et al. 2021, arXiv:2107.02027.
     """
-    plan = _plan(parameters, input_ids, config, attention_mask, position_ids, segment_ids, cache)
-    streams, auxes, caches = _forward(parameters, input_ids, config, plan)
-    normed = rms_norm(streams[-1], parameters[NORM], **_norm(config))
-    aux = auxes[0]
-    for layer_aux in auxes[1:]:
-        aux = aux + layer_aux
-    return store(normed @ parameters[_head(config)].T), aux, caches
+    p = {name: float64(array) for name, array in parameters.items()}
+    plan = _plan(p, input_ids, config, attention_mask, position_ids, segment_ids, cache)
+    streams, auxes, caches = _forward(p, input_ids, config, plan)
+    normed = rms_norm(streams[-1], p[NORM], **_norm(config))
+    return store(normed @ p[_head(config)].T), np.sum(np.stack(auxes)), caches
 
 
 def transformer_vjp(
     parameters: Mapping[str, Any],
-    input_ids: Int[np.ndarray, "b s"],
+    input_ids: Int[np.ndarray, "..."],
     config: Mapping[str, Any],
     *,
     attention_mask: Any = None,
     position_ids: Any = None,
     segment_ids: Any = None,
     cache: Any = None,
-    cotangent: tuple[Float[Array, "b s v"], Any],
+    cotangent: tuple[Any, Any],
 ) -> dict[str, Any]:
     """Pull the cotangents of logits and balance loss back to every parameter, a tied head's into the embedding's."""
-    p = parameters
+    p = {name: float64(array) for name, array in parameters.items()}
     plan = _plan(p, input_ids, config, attention_mask, position_ids, segment_ids, cache)
     streams, _, _ = _forward(p, input_ids, config, plan)
     dlogits, daux = cotangent
@@ -68,8 +66,7 @@ def transformer_vjp(
         dstream, shares = block_vjp(*arguments, **_options(config, plan, layer), cotangent=(dstream, daux))
         gradients |= {f"model.layers.{layer}.{name}": share for name, share in shares.items()}
     looked_up = np.zeros_like(p[EMBEDDING])
-    for place in np.ndindex(*input_ids.shape):
-        looked_up[input_ids[place]] = looked_up[input_ids[place]] + dstream[place]
+    np.add.at(looked_up, input_ids, dstream)
     gradients[EMBEDDING] = (
         store(gradients[EMBEDDING] + store(looked_up)) if EMBEDDING in gradients else store(looked_up)
     )
@@ -78,12 +75,12 @@ def transformer_vjp(
 
 def loss_and_gradients(
     parameters: Mapping[str, Any],
-    input_ids: Int[np.ndarray, "b s"],
-    labels: Int[np.ndarray, "b s"],
+    input_ids: Int[np.ndarray, "..."],
+    labels: Int[np.ndarray, "..."],
     config: Mapping[str, Any],
     *,
-    normaliser: float | None = None,
-    aux_weight: float = 1.0,
+    normaliser: float | int | None = None,
+    aux_weight: float | int = 1.0,
     ignore_index: int = -100,
     **inputs: Any,
 ) -> tuple[Any, dict[str, Any]]:
@@ -146,9 +143,11 @@ def _plan(
         mask[row, i, j] = real[row, j] and segment[row, j] == segment[row, past + i]
     names = {pair: number for number, pair in enumerate({(r, int(s)): 0 for r in range(batch) for s in segment[r]})}
     documents = np.array([[names[row, int(s)] for s in segment[row, past:]] for row in range(batch)])
-    counts = None if config["aux_loss_counts_padding"] else real[:, past:].astype(int)
+    inside = (real.astype(bool) & (segment >= 0))[:, past:].astype(int)
+    counts = None if config["aux_loss_counts_padding"] else inside
     scaling = _scaling(config)
     frequencies = rope_frequencies(config["head_dim"], theta=config["rope_theta"], scaling=scaling)
+    frequencies = constant(frequencies, like=parameters[EMBEDDING], ulps=4)
     factor = yarn_attention_factor(scaling) if scaling else 1.0
     cos, sin = rope_table(positions, frequencies, attention_factor=factor)
     return _Plan(cos, sin, mask, counts, documents, cache)
