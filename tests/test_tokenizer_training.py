@@ -1,5 +1,6 @@
 """Training the tokenizer: the same text gives the same file, and its settings are MiniMind's."""
 
+import gzip
 import json
 import sqlite3
 import subprocess
@@ -104,7 +105,8 @@ def test_members_are_sorted_and_unzipped(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.whl", "w") as archive:
         archive.writestr("b", "2")
         archive.writestr("a", "1")
-    assert list(read_members(tmp_path / "a.whl")) == [("a", b"1"), ("b", b"2")]
+        archive.writestr("c.gz", gzip.compress(b"3"))
+    assert list(read_members(tmp_path / "a.whl")) == [("a", b"1"), ("b", b"2"), ("c.gz", b"3")]
     (tmp_path / "x").write_bytes(b"hello")
     with tarfile.open(tmp_path / "data.tar.xz", "w:xz") as archive:
         archive.add(tmp_path / "x", "x")
@@ -125,7 +127,7 @@ def test_readers_keep_prose_only():
 
 
 def test_lines_of_a_paragraph_are_joined_and_others_kept():
-    long, short = "a line of more than fifty characters, as in a wrapped file", "verse"
+    long, short = "a line of more than fifty characters, as in a wrapped file", "of a verse, which is short"
     assert wrapped(f"{long}\n  goes on\n\n{short}\n{short}\n{long}\n* item".encode()) == (
         f"{long} goes on\n\n{short}\n{short}\n{long}\n* item"
     )

@@ -8,8 +8,9 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from typing import Any
+
+from minimind_ref.data.html_text import prose
 
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
@@ -32,32 +33,9 @@ def wrapped(content: bytes) -> str:
     return "\n".join(lines[1:])
 
 
-class _Prose(HTMLParser):
-    """Collect the text of an HTML page, a line per block."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self.hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: list[Any]) -> None:
-        self.hidden += tag in ("script", "style", "head")
-        if tag in ("p", "li", "div", "br", "tr", "h1", "h2", "h3", "h4", "dt", "dd", "pre"):
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.hidden = max(0, self.hidden - (tag in ("script", "style", "head")))
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden:
-            self.parts.append(re.sub(r"\s+", " ", data))
-
-
 def html(content: bytes) -> str:
     """Read the text of an HTML page."""
-    page = _Prose()
-    page.feed(text(content))
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r" *\n *", "\n", "".join(page.parts)))
+    return prose(text(content))
 
 
 def man(content: bytes) -> str:
