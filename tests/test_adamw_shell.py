@@ -66,8 +66,11 @@ def test_adamw_14_groups_keep_to_themselves(implementation):
         advance(AdamW(groups, implementation=implementation), params, range(3))
         return [p.detach() for p in params]
 
+    alone = parameters()
+    advance(AdamW(alone[1::2], weight_decay=0.0, implementation=implementation), alone, range(3))
     for i, (a, b) in enumerate(zip(run(0.0), run(0.5), strict=True)):
         assert torch.equal(a, b) == (i % 2 == 1)
+        assert torch.equal(b, alone[i].detach()) == (i % 2 == 1)  # the second group was stepped at all
 
 
 def test_adamw_14_second_mention_is_refused():
@@ -81,6 +84,7 @@ def test_adamw_14_second_mention_is_refused():
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_adamw_15_no_gradient_is_no_update_but_zeros_are(implementation):
     params = parameters()[:3]
+    params[1].data[0] = -0.0  # adding a zero to what is skipped would show
     start = [p.detach().clone() for p in params]
     optimizer = AdamW(params, lr=0.5, weight_decay=0.5, implementation=implementation)
     params[0].grad, params[2].grad = torch.zeros_like(params[0]), torch.ones_like(params[2])

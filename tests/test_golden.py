@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -86,7 +87,9 @@ def contents(root):
 
 
 @pytest.mark.parametrize("name", Folder().names())
-def test_recorded_vectors_are_what_the_oracle_computes_here(name, capsys):
+def test_recorded_vectors_are_what_the_oracle_computes_here(name, capsys, monkeypatch):
+    if name == "training":  # types are checked in each part's own tests; here that is most of a minute
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     status = main(["check", name])
     assert status == 0, capsys.readouterr()
 
@@ -356,6 +359,112 @@ def test_large_tensors_go_to_safetensors_and_come_back(pick_root, monkeypatch, c
     assert run(pick_root, "check") == run(pick_root, "diff") == 0
     (pick_root / "golden" / "pick.safetensors").unlink()
     assert run(pick_root, "check") == 1 and "golden/pick.safetensors is missing" in capsys.readouterr().err
+
+
+def test_a_stored_input_comes_from_the_safetensors_file_and_stays_there(pick_root, capsys):
+    document, path = read(pick_root, "pick"), pick_root / "golden" / "pick.safetensors"
+    x = np.array([0.5, 1 / 3, -0.25])
+    document["cases"][0]["inputs"]["x"] = {"shape": [3], "dtype": "float", "tensor": "stored/x"}
+    safetensors.write(path, {"stored/x": x})
+    write(pick_root, document, "pick")
+    assert run(pick_root, "regen", "--reason", "first") == run(pick_root, "check") == run(pick_root, "diff") == 0
+    case = read(pick_root, "pick")["cases"][0]
+    assert case["inputs"]["x"] == {"shape": [3], "dtype": "float", "tensor": "stored/x"}
+    assert np.array_equal(safetensors.read(path)["stored/x"], x)
+    safetensors.write(path, {"stored/x": x * (1 + 2.0**-40)})
+    assert run(pick_root, "check") == 1 and "float64/y moves by" in capsys.readouterr().out
+    safetensors.write(path, {"other": x})
+    assert run(pick_root, "check") == 1 and "it has no tensor 'stored/x'" in capsys.readouterr().err
+
+
+def test_of_a_large_case_only_single_numbers_stay_in_the_json(pick_root, monkeypatch):
+    monkeypatch.setattr(files, "LARGEST_CASE_IN_JSON", 3)
+    assert run(pick_root, "regen", "--reason", "first") == run(pick_root, "check") == 0
+    case = read(pick_root, "pick")["cases"][0]
+    assert "tensor" in case["expected"]["y"] and "tensor" in case["bound"]["float64"]["y"]
+    assert "values" in case["expected"]["index"]
+
+
+class Clock(NamedTuple):
+    rate: float
+    step: int
+
+
+def tick(clock: Clock, *, counts):
+    return [clock.rate / n for n in counts], Clock(clock.rate * 3, clock.step + 1), [range(2), range(2, 5)]
+
+
+BLOCK = """```python definition
+def tick(clock, *, counts):
+    rate, step = clock
+    return [rate / n for n in counts], (rate * 3, step + 1), [[0, 1], [2, 3, 4]]
+```
+
+- **CLOCK-1** (MUST) It ticks.
+"""
+
+
+@pytest.fixture
+def clock_root(tmp_path, monkeypatch):
+    module = ModuleType("minimind_ref.oracle.clock")
+    module.tick = tick
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (tmp_path / "golden").mkdir()
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "clock.md").write_text(BLOCK, encoding="utf-8")
+    case = {
+        "id": "clock/basic", "op": "tick", "clauses": ["CLOCK-1"], "why": "Results that depend on no array.",
+        "flags": ["BASIC"], "profiles": ["float64"], "parameters": {"counts": [3, 7]},
+        "inputs": {"clock": [0.75, 4]}, "outputs": ["shares", "rate", "step", "cut"],
+    }  # fmt: skip
+    write(tmp_path, {"component": "clock", "spec_version": 1, "cases": [case]}, "clock")
+    return tmp_path
+
+
+def test_plain_numbers_are_recorded_exactly(clock_root, capsys):
+    assert run(clock_root, "regen", "--reason", "first") == run(clock_root, "check") == run(clock_root, "diff") == 0
+    document = read(clock_root, "clock")
+    case = document["cases"][0]
+    assert case["expected"] == {
+        "shares": {"shape": [2], "dtype": "float", "values": [0.25, 0.75 / 7]},
+        "rate": {"shape": [], "dtype": "float", "values": [2.25]},
+        "step": {"shape": [], "dtype": "int64", "values": [5]},
+        "cut": {"json": [[0, 1], [2, 3, 4]]},
+    }
+    assert case["bound"] == {"float64": {"shares": [0.0, 0.0], "rate": [0.0]}}
+    for name, entry in (("shares", 0), ("rate", 0)):
+        changed = json.loads(json.dumps(document))
+        values = changed["cases"][0]["expected"][name]["values"]
+        values[entry] = float(np.nextafter(values[entry], 1.0))
+        write(clock_root, changed, "clock")
+        capsys.readouterr()
+        assert run(clock_root, "check") == 1 and f"float64/{name} moves by 1 ulp" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            lambda x, out: ([out[0][0], float(np.nextafter(out[0][1], 1.0))], *out[1:]),
+            r"oracle's shares is .* at \[1\]",
+        ),
+        (lambda x, out: (out[0], Clock(out[1].rate * (1 + 2.0**-50), out[1].step), out[2]), "oracle's rate is"),
+        (lambda x, out: (*out[:2], [range(2), range(2, 4)]), r"oracle's cut is \[\[0, 1\], \[2, 3\]\]"),
+    ],
+)
+def test_plain_numbers_must_be_the_definitions_to_the_last_bit(clock_root, capsys, monkeypatch, wrong, message):
+    def changed(clock: Clock, *, counts):
+        return wrong(clock, tick(clock, counts=counts))
+
+    monkeypatch.setattr(sys.modules["minimind_ref.oracle.clock"], "tick", changed)
+    assert run(clock_root, "regen", "--reason", "wrong") == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_plain_numbers_without_a_definition_are_refused(clock_root, capsys):
+    (clock_root / "specs" / "clock.md").write_text(BLOCK.replace("def tick", "def tock"), encoding="utf-8")
+    assert run(clock_root, "regen", "--reason", "none") == 1
+    assert "shares is a plain float without a bound" in capsys.readouterr().err
 
 
 # ---- numbers on disk ----

@@ -15,7 +15,7 @@ COMPONENTS = (
     *("rms_norm", "rope", "attention", "swiglu", "moe", "block", "transformer", "initialisation"),
     *("cross_entropy", "dpo", "grpo"),
     *("adamw", "grad_clip", "accumulation", "cosine_schedule", "grad_scaler"),
-    "sampling",
+    *("training", "sampling"),
 )
 # These two lists only shrink: a name that has its spec, or a test for every MUST, must leave.
 WITHOUT_SPEC = {

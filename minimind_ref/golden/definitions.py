@@ -98,7 +98,9 @@ def floats(x: Any) -> Any:
     return tuple(floats(entry) for entry in x) if isinstance(x, tuple) else _array(x)
 
 
-def _array(x: Any) -> np.ndarray:
+def _array(x: Any) -> Any:
+    if isinstance(x, list) and len({len(entry) if isinstance(entry, list) else 0 for entry in x}) > 1:
+        return x  # lists of unequal lengths are no array
     array = np.array(x)
     return array.astype(np.float64) if array.dtype == object else array
 

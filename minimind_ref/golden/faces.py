@@ -11,7 +11,7 @@ import numpy as np
 
 from minimind_ref.golden import files
 from minimind_ref.golden.definitions import definition, floats
-from minimind_ref.golden.trees import GoldenError, is_floating, is_tensor, leaves, map_leaves, named, typed
+from minimind_ref.golden.trees import GoldenError, is_floating, is_tensor, leaves, map_leaves, named, settled, typed
 
 TORCH_FOLDERS = ("model", "loss", "optim", "data", "generate")
 
@@ -100,4 +100,4 @@ def run_torch(component: str, case: dict[str, Any]) -> tuple[dict[str, Any], dic
             n: np.zeros(tuple(x.shape)) if g is None else g.numpy()
             for (n, x), g in zip(wanted.items(), found, strict=True)
         }
-    return {n: y.detach().numpy() if is_tensor(y) else y for n, y in outputs.items()}, gradients
+    return {n: y.detach().numpy() if is_tensor(y) else settled(y) for n, y in outputs.items()}, gradients

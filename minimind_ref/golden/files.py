@@ -14,6 +14,7 @@ from minimind_ref.golden.generator import draw, draw_integers
 
 WIDTH = 120
 LARGEST_IN_JSON = 512  # entries; what is larger goes to golden/NAME.safetensors
+LARGEST_CASE_IN_JSON = 2048  # entries of all results; of a larger case only the numbers without axes stay in the JSON
 LARGEST_STORED_INPUT = 64  # entries; what is larger is given by its recipe alone
 DTYPES = {"float": np.float64, "int64": np.int64, "bool": np.bool_}
 SPELT = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
@@ -60,6 +61,17 @@ def build(node: Any) -> Any:
     return node
 
 
+def attach(node: Any, tensors: dict[str, np.ndarray]) -> Any:
+    """Give every input that is stored as a tensor of the safetensors file its values."""
+    if isinstance(node, list):
+        return [attach(entry, tensors) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    if "shape" not in node:
+        return {key: attach(entry, tensors) for key, entry in node.items()}
+    return node | {"values": tensors[node["tensor"]].ravel()} if "tensor" in node else node
+
+
 def nodes(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Walk over the tensors of an inputs or results object with their names: "x", "experts.0", "moments.mean"."""
     if isinstance(node, dict) and ("shape" in node or "json" in node):
@@ -70,13 +82,18 @@ def nodes(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def with_values(node: Any) -> Any:
-    """Store the numbers beside the recipe of every small input, so that a reader can check its generator."""
+    """Store the numbers beside the recipe of every small input, so that a reader can check its generator.
+
+    What `attach` added is taken off again.
+    """
     if isinstance(node, list):
         return [with_values(entry) for entry in node]
     if not isinstance(node, dict):
         return node
     if "shape" not in node:
         return {key: with_values(entry) for key, entry in node.items()}
+    if "tensor" in node:
+        return {key: entry for key, entry in node.items() if key != "values"}
     small = "recipe" in node and int(np.prod(node["shape"])) <= LARGEST_STORED_INPUT
     return node | {"values": spell(from_recipe(node))} if small else node
 

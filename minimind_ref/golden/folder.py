@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minimind_ref.golden import files
+from minimind_ref.golden import files, safetensors
 from minimind_ref.golden.definitions import ROOT, clauses
 from minimind_ref.golden.record import COMPUTED
 
@@ -62,7 +62,12 @@ class Folder:
             raise BadFileError(f"golden/{beside.name} is missing")
         for problem in self.problems(name, document):
             raise BadFileError(f"golden/{name}.json: {problem}")
-        return document
+        tensors = safetensors.read(beside) if beside.exists() else {}
+        try:
+            cases = [case | {"inputs": files.attach(case["inputs"], tensors)} for case in document["cases"]]
+        except KeyError as error:
+            raise BadFileError(f"golden/{beside.name}: it has no tensor {error}") from None
+        return document | {"cases": cases}
 
     def problems(self, name: str, document: dict[str, Any]) -> list[str]:
         """List what a schema cannot say: names, permanent ids, clauses that exist, seeds used once in a case."""

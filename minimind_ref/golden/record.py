@@ -18,13 +18,18 @@ class Recorder:
     """Merges one file's computed values into its cases, keeping what is stored where `keep` allows and it is right."""
 
     def __init__(self, file: Path, *, keep: bool) -> None:
-        self.file, self.keep = file, keep
+        self.file, self.keep, self.largest = file, keep, files.LARGEST_IN_JSON
         self.tensors: dict[str, np.ndarray] = {}  # of the safetensors file
         self.changes: list[str] = []
 
     def case(self, case: dict[str, Any], outputs: Computed, gradients: Computed) -> dict[str, Any]:
         """Give the case with its computed parts, in the format's order of keys."""
         before = len(self.changes)
+        size = sum(y.size for y in outputs.expected["float64"].values() if hasattr(y, "dtype"))
+        self.largest = files.LARGEST_IN_JSON if size <= files.LARGEST_CASE_IN_JSON else 1
+        for _, node in files.nodes(case["inputs"]):
+            if "tensor" in node:
+                self.tensors[node["tensor"]] = files.from_recipe(node)
         authored = {key: x for key, x in case.items() if key not in (*COMPUTED, "gradients")}
         authored["inputs"] = files.with_values(case["inputs"])
         merged = authored | self.part(case["id"], case, outputs)
@@ -105,7 +110,7 @@ class Recorder:
 
     def entries(self, key: str, array: np.ndarray) -> dict[str, Any]:
         """Spell a tensor out, or put a large one into the safetensors file."""
-        if array.size <= files.LARGEST_IN_JSON:
+        if array.size <= self.largest:
             return {"values": files.spell(array)}
         self.tensors[key] = array
         return {"tensor": key}

@@ -1,6 +1,7 @@
 """The safetensors format in NumPy: 8 bytes with the header's length, a JSON header, then the raw little-endian data."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,13 @@ def write(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Read all tensors of a file that holds float64, int64 and bool only."""
+    """Read all tensors of a file that holds float64, int64 and bool only; a file that did not change is read once."""
+    status = path.stat()
+    return dict(_read(path, status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, changed: int, size: int) -> dict[str, np.ndarray]:
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])

@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 
 class GoldenError(ValueError):
     """A case that cannot be computed, or faces that disagree: the message says which and by how much."""
@@ -35,12 +37,27 @@ def is_floating(x: Any) -> bool:
 
 
 def typed(function: Callable[..., Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """Turn inputs given by named parts into the NamedTuple that the function's annotation asks for."""
+    """Turn inputs given by parts, named or in order, into the NamedTuple that the function's annotation asks for."""
     asked = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
-    return {
-        name: asked[name](**x) if isinstance(x, dict) and hasattr(asked.get(name), "_fields") else x
-        for name, x in inputs.items()
-    }
+
+    def whole(name: str, x: Any) -> Any:
+        if not isinstance(x, dict | tuple) or not hasattr(asked.get(name), "_fields"):
+            return x
+        return asked[name](**x) if isinstance(x, dict) else asked[name](*x)
+
+    return {name: whole(name, x) for name, x in inputs.items()}
+
+
+def plain_numbers(x: Any) -> bool:
+    """Say whether a result is a Python float or a list of them: it came from no array and carries no bound."""
+    return isinstance(x, float) or (isinstance(x, list) and bool(x) and all(isinstance(y, float) for y in x))
+
+
+def settled(x: Any) -> Any:
+    """Turn a result without bounds into what is recorded: plain floats into an array, ranges into lists."""
+    if isinstance(x, list):
+        x = [list(entry) if isinstance(entry, range) else entry for entry in x]
+    return np.array(x) if plain_numbers(x) else x
 
 
 def is_tensor(x: Any) -> bool:

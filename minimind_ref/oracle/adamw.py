@@ -27,7 +27,7 @@ def adamw_update(
     grad: Float[Array, "..."],
     moments: Moments,
     *,
-    lr: float,
+    lr: float | Float[Array, ""],
     beta1: float,
     beta2: float,
     eps: float,
@@ -57,7 +57,7 @@ def _power(base: Float[Array, ""], exponent: int) -> Float[Array, ""]:
     return half * half * base if exponent % 2 else half * half
 
 
-def _check(param: Array, grad: Array, moments: Moments, **options: float) -> None:
+def _check(param: Array, grad: Array, moments: Moments, **options: float | Array) -> None:
     """Refuse what no step is defined for (ADAMW-17)."""
     for name, array in (("grad", grad), ("moments.mean", moments.mean), ("moments.square", moments.square)):
         require_equal(f"shape of {name}", tuple(array.shape), "shape of param", tuple(param.shape))
