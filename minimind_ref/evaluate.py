@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minimind_ref.data import baselines
-from minimind_ref.data.rows import PackedRows
+from minimind_ref.data.rows import FirstRows, PackedRows
 from minimind_ref.data.token_file import TokenFile, split
 from minimind_ref.data.tokenise import tokenise_corpus, tokenise_jsonl
 from minimind_ref.data.tokenizer import Tokenizer
@@ -81,9 +81,9 @@ def _evaluate(
     found = []
     for half, other in (halves, halves[::-1]):
         rows = PackedRows(half, options.max_seq_len, pad_id=tokenizer.pad_id)
-        limit = min(len(rows), max(1, options.max_tokens // 2 // options.max_seq_len))
+        first = FirstRows(rows, max(1, options.max_tokens // 2 // options.max_seq_len))
         fitted = baselines.fit(other, model.config.vocab_size)
-        found.append(evaluate(model, HeldOut(rows, options.batch_size, limit, sizes, fitted), placement, Ranks()))
+        found.append(evaluate(model, HeldOut(first, options.batch_size, sizes, fitted), placement, Ranks()))
     return combine(found).lines()
 
 

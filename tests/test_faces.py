@@ -19,16 +19,22 @@ FOLDERS = {
     "generate": ["sampling"],
 }
 COMPONENTS = {name: folder for folder, names in FOLDERS.items() for name in names}
-MISSING: dict[str, set[str]] = {}
+WITHOUT_GOLDEN = (
+    *("tokenizer", "chat_template", "packing", "rope", "swiglu", "block"),
+    *("transformer", "initialisation", "cross_entropy", "sampling"),
+)
+MISSING = {name: {f"golden/{name}.json"} for name in WITHOUT_GOLDEN}
+MISSING["sampling"] |= {"specs/sampling.md", "minimind_ref/oracle/sampling.py", "tests/test_sampling.py"}
 MODULES = {"block", "transformer", "initialisation"}  # their torch face is a module, or acts on one
 RENAMED = {"clip_grad_norm", "update", "ScalerState"}
 
-BASE = {"config", "checks", "errors", "flags"}
+BASE = {"config", "checks", "errors", "files", "flags"}
 ALLOWED = {  # folder or file -> what of the package it may import
     "__init__": {"config", "model"},
     "config": set(),
     "checks": set(),
     "errors": set(),
+    "files": set(),
     "flags": {"errors"},
     "oracle": set(),
     "data": {"config", "errors", "flags"},
@@ -42,7 +48,7 @@ ALLOWED = {  # folder or file -> what of the package it may import
     "inspect": BASE | {"interop", "train"},
 }
 ANYTHING = {"golden", "kit"}
-STANDARD_LIBRARY_ONLY = {"config", "checks", "errors", "flags"}
+STANDARD_LIBRARY_ONLY = {"config", "checks", "errors", "files", "flags"}
 
 
 def imports(path):
@@ -69,7 +75,7 @@ def test_a_component_has_all_its_faces(name):
     assert missing == MISSING.get(name, set())
 
 
-@pytest.mark.parametrize("name", sorted(COMPONENTS.keys() - MODULES))
+@pytest.mark.parametrize("name", sorted(COMPONENTS.keys() - MODULES - {"sampling"}))
 def test_torch_and_oracle_name_their_arguments_alike(name):
     torch_face = importlib.import_module(f"minimind_ref.{COMPONENTS[name]}.{name}")
     oracle = importlib.import_module(f"minimind_ref.oracle.{name}")

@@ -11,6 +11,7 @@ from tolerance import Ulps, assert_same, assert_within
 from minimind_ref import evaluate, inspect
 from minimind_ref.errors import run_command
 from minimind_ref.train import run as run_module
+from minimind_ref.train import session as session_module
 from minimind_ref.train.recipes import layer
 from minimind_ref.train.settings import Settings
 
@@ -66,7 +67,7 @@ def test_resume_law_wherever_the_kill_falls(tmp_path, corpus, monkeypatch, batch
     flags = [*SMALL, *DROPOUT, "--data_path", corpus, "--epochs", 2, "--batching", batching, "--save_interval", 2]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train(*flags, "--out_dir", whole) == 0
-    real, windows = run_module.fit, []
+    real, windows = session_module.fit, []
 
     def killed(run, stream, loss_of, after_step):
         def counting(report):
@@ -77,10 +78,10 @@ def test_resume_law_wherever_the_kill_falls(tmp_path, corpus, monkeypatch, batch
 
         real(run, stream, loss_of, counting)
 
-    monkeypatch.setattr(run_module, "fit", killed)
+    monkeypatch.setattr(session_module, "fit", killed)
     with pytest.raises(Killed):
         train(*flags, "--out_dir", cut)
-    monkeypatch.setattr(run_module, "fit", real)
+    monkeypatch.setattr(session_module, "fit", real)
     torch.manual_seed(99)  # whatever state the new process happens to start from
     assert train("--out_dir", cut, "--resume") == (0 if kill_after > 2 else 2)  # nothing was saved before step 2
     if kill_after > 2:
@@ -99,7 +100,7 @@ def test_resume_needs_everything_that_it_saves(tmp_path, corpus, monkeypatch, it
     assert content["progress"] == {"windows": 5, "steps": 5, "skipped": 0}
     content["settings"]["max_steps"] = None
     reference = resumed_weights(cut, content)
-    fresh = run_module.Session(
+    fresh = run_module.session(
         "pretrain", *resumable(content), run_module.place("cpu", "float32"), run_module.Ranks(), None
     ).run
     replacement = {
@@ -159,7 +160,7 @@ def test_two_processes_end_where_one_with_the_same_global_batch_ends(tmp_path, c
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, corpus, monkeypatch, capsys):
     out, flags = tmp_path / "out", [*SMALL, "--data_path", corpus, "--epochs", 3]
-    real = run_module.Metrics.step
+    real = session_module.Metrics.step
 
     def interrupt(self, **values):
         import os
@@ -168,10 +169,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, corpus, monkeypatch, capsy
         os.kill(os.getpid(), signal.SIGINT)
         return real(self, **values)
 
-    monkeypatch.setattr(run_module.Metrics, "step", interrupt)
+    monkeypatch.setattr(session_module.Metrics, "step", interrupt)
     assert train(*flags, "--out_dir", out) == 1
     assert "interrupted and saved at step 1; continue with --resume" in capsys.readouterr().err
-    monkeypatch.setattr(run_module.Metrics, "step", real)
+    monkeypatch.setattr(session_module.Metrics, "step", real)
     assert train("--out_dir", out, "--resume") == 0
     assert train(*flags, "--out_dir", tmp_path / "whole") == 0
     assert_same_weights(weights(out), weights(tmp_path / "whole"))

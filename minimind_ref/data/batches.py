@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from minimind_ref.data.packing import IGNORE, Rows, blank_row
-from minimind_ref.data.rows import PackedRows, PaddedRows
+from minimind_ref.data.rows import FirstRows, PackedRows, PaddedRows
 
 
 class Batch(NamedTuple):
@@ -48,7 +48,7 @@ def epoch_order(samples: int, *, seed: int, epoch: int, shuffle: bool = True) ->
 
 
 def batches(
-    rows: PackedRows | PaddedRows,
+    rows: PackedRows | PaddedRows | FirstRows,
     *,
     batch_size: int,
     seed: int,

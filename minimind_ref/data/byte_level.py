@@ -18,6 +18,8 @@ def require_byte_level_bpe(settings: Any) -> None:
     steps = [step["type"] for step in steps.get("pretokenizers", [steps]) if "type" in step]
     if kind != "BPE" or "ByteLevel" not in steps:
         raise ValueError(f"only byte-level BPE is supported, this is {kind} after {steps}")
+    if not isinstance(settings["model"].get("vocab"), dict) or not isinstance(settings["model"].get("merges"), list):
+        raise ValueError("its model has no vocab and merges")
 
 
 def without_added_tokens(settings: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -46,3 +48,11 @@ def _byte_letters() -> dict[str, int]:
 
 
 BYTE_OF = _byte_letters()
+
+
+def bytes_of_token(token: str) -> bytes:
+    """Return the bytes that an entry of the vocabulary spells."""
+    try:
+        return bytes(BYTE_OF[letter] for letter in token)
+    except KeyError:
+        raise ValueError(f"the entry {token!r} is not made of byte letters") from None

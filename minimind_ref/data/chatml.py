@@ -65,21 +65,17 @@ def render_turn(turns: list[Message], index: int, template: str) -> Iterator[Seg
 
 
 def _assistant_turn(turn: Message, template: str) -> Iterator[Segment]:
-    """Render an assistant's turn; supervised is what it must produce after the generation prompt, up to the end token.
+    """Render an assistant's turn; supervised are its own words (thought, answer, calls) and its end token.
 
-    minimind3 puts a thought before every answer. An empty one belongs to the prompt (thinking off); after a real one
-    the closing marker is the assistant's to write, since the prompt (thinking on) only opens it.
+    minimind3 puts a thought before every answer, between markers that are not supervised (CHAT_TEMPLATE-13).
     """
     content = turn.content
     yield Segment(f"{START}assistant\n")
     if template == "minimind3":
         thought, content = _split_thought(turn)
-        if thought:
-            yield Segment("<think>\n")
-            yield Segment(thought, trusted=False, supervised=True)
-            yield Segment("\n</think>\n\n", supervised=True)
-        else:
-            yield Segment(NO_THOUGHT)
+        yield Segment("<think>\n")
+        yield Segment(thought, trusted=False, supervised=True)
+        yield Segment("\n</think>\n\n")
     yield Segment(content.lstrip("\n") if template == "minimind3" else content, trusted=False, supervised=True)
     for number, call in enumerate(turn.tool_calls):
         yield Segment(("\n" if content or number else "") + '<tool_call>\n{"name": "', supervised=True)

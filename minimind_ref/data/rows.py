@@ -9,6 +9,22 @@ from minimind_ref.data.packing import Rows, check_length, packed_row, padded_row
 from minimind_ref.data.token_file import TokenFile
 
 
+class FirstRows(Dataset[Rows]):
+    """The first `count` rows of others."""
+
+    def __init__(self, rows: PackedRows | PaddedRows, count: int) -> None:
+        self.rows, self.count = rows, min(count, len(rows))
+        self.packed, self.length, self.pad_id = rows.packed, rows.length, rows.pad_id
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: int) -> Rows:
+        if not 0 <= row < self.count:
+            raise IndexError(f"row {row} of {self.count}")
+        return self.rows[row]
+
+
 class PackedRows(Dataset[Rows]):
     """Row i of `pack(documents, length)`, read from the token file when it is asked for."""
 

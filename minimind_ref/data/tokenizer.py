@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tokenizers
 
-from minimind_ref.data.byte_level import BYTE_OF, require_byte_level_bpe, without_added_tokens
+from minimind_ref.data.byte_level import bytes_of_token, require_byte_level_bpe, without_added_tokens
 
 SHIPPED = Path(__file__).with_name("tokenizer.json")
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -62,7 +62,7 @@ class Tokenizer:
             if name not in control_ids:
                 raise ValueError(f"special token {name} is missing (it has {sorted(control_ids)})")
         bytes_of = {
-            index: bytes(BYTE_OF[letter] for letter in token)
+            index: bytes_of_token(token)
             for token, index in settings["model"]["vocab"].items()
             if token not in control_ids
         }

@@ -1,8 +1,9 @@
 """Train a tokenizer.json: byte-level BPE in MiniMind's settings, from text files, reproducibly.
 
     python -m minimind_ref.data.tokenizer train --out FILE [--vocab_size 6400] TEXT [TEXT ...]
+    python -m minimind_ref.data.tokenizer recipe --out FILE --packages DIR
 
-What the shipped tokenizer.json was trained on, and how to do it again, is in tokenizer_recipe.py.
+The second makes the shipped tokenizer.json again (tokenizer_recipe.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from minimind_ref.data.tokenizer import END, PAD, START, Tokenizer
+from minimind_ref.data.tokenizer_recipe import recipe_texts
 
 SMALLEST = 256 + 3  # every byte and the three special tokens
 
@@ -57,16 +59,23 @@ def read_texts(paths: Iterable[Path]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; bad input is one line on stderr and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m minimind_ref.data.tokenizer", description=__doc__)
-    train_parser = parser.add_subparsers(dest="command", required=True).add_parser(
-        "train", help="train from text files"
+    parser = argparse.ArgumentParser(
+        prog="python -m minimind_ref.data.tokenizer", description="Train a tokenizer.json."
     )
-    train_parser.add_argument("--out", type=Path, required=True, help="the tokenizer.json to write")
-    train_parser.add_argument("--vocab_size", type=int, default=6400, help="entries in all (default: 6400)")
-    train_parser.add_argument("text", type=Path, nargs="+", help="UTF-8 text files")
+    commands = parser.add_subparsers(dest="command", required=True)
+    own = commands.add_parser("train", help="from text files")
+    own.add_argument("--vocab_size", type=int, default=6400, help="entries in all (default: 6400)")
+    own.add_argument("text", type=Path, nargs="+", help="UTF-8 text files")
+    recipe = commands.add_parser("recipe", help="the shipped one again, from the packages that it was trained on")
+    recipe.add_argument("--packages", type=Path, required=True, metavar="DIR", help="where they are, or are fetched to")
+    for command in (own, recipe):
+        command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the tokenizer.json to write")
     options = parser.parse_args(arguments)
     try:
-        tokenizer = train(read_texts(options.text), options.vocab_size)
+        if options.command == "train":
+            tokenizer = train(read_texts(options.text), options.vocab_size)
+        else:
+            tokenizer = train(recipe_texts(options.packages))
         partial = options.out.with_name(options.out.name + ".partial")
         tokenizer.save(partial)
         os.replace(partial, options.out)

@@ -1,20 +1,19 @@
 """The files of a run folder: written whole or not at all, read with complaints of one line."""
 
 import json
-import os
-import pickle
 import tempfile
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minimind_ref.config import ModelConfig
 from minimind_ref.errors import UserError
+from minimind_ref.files import write_atomically
+from minimind_ref.interop.state_dict import load_weights, read_file
 from minimind_ref.train.distributed import gather
 from minimind_ref.train.loop import Progress, Run
 
@@ -25,21 +24,6 @@ FORMAT = 1
 def weights_name(prefix: str, config: ModelConfig) -> str:
     """MiniMind's name of a stage's weights: pretrain_512.pth, pretrain_640_moe.pth."""
     return f"{prefix}_{config.hidden_size}{'_moe' if config.use_moe else ''}.pth"
-
-
-def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
-    """Give `write` a binary file beside `path`, sync it to disk and only then let it take the name."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def prepare_folder(path: Path) -> None:
@@ -62,37 +46,6 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """Write the state dict in full precision under MiniMind's names."""
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     write_atomically(path, lambda file: torch.save(state, file))
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """Read a dict that torch.save wrote, tensors and plain values only."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise UserError(f"{path}: truncated, or not a checkpoint ({reason})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a checkpoint: it holds a {type(content).__name__}")
-    return content
-
-
-def load_weights(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:
-    """Copy a state dict into the network: every key, no other, every shape the same; UserError naming the first."""
-    own = model.state_dict()
-    for name in own:
-        if name not in state:
-            raise UserError(f"{path}: {name} is missing ({len(own)} tensors expected, {len(state)} found)")
-    for name, tensor in state.items():
-        if name not in own:
-            raise UserError(f"{path}: {name} is not in this network")
-        if not isinstance(tensor, Tensor) or tensor.shape != own[name].shape:
-            shape = tuple(getattr(tensor, "shape", ()))
-            raise UserError(f"{path}: {name} has shape {shape}, this network's has {tuple(own[name].shape)}")
-    model.load_state_dict(state)
 
 
 def save_resume(run: Run, path: Path, *, config: ModelConfig, stage: str, data: str) -> None:

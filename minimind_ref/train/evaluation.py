@@ -11,7 +11,7 @@ from torch import nn
 from minimind_ref.data.baselines import Baselines
 from minimind_ref.data.batches import Batch, batches
 from minimind_ref.data.packing import IGNORE
-from minimind_ref.data.rows import PackedRows, PaddedRows
+from minimind_ref.data.rows import FirstRows
 from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.loss.cross_entropy import cross_entropy
 from minimind_ref.train.device import Placement
@@ -48,11 +48,10 @@ def combine(parts: Sequence[Evaluation]) -> Evaluation:
 
 
 class HeldOut(NamedTuple):
-    """What an evaluation reads: rows, how many of them, their tokens' bytes, and the baselines."""
+    """What an evaluation reads: rows, the bytes of each token, and the baselines."""
 
-    rows: PackedRows | PaddedRows
+    rows: FirstRows
     batch_size: int
-    limit: int  # rows at most
     bytes_of: np.ndarray  # (v,) bytes of text that each token stands for
     baselines: Baselines
 
@@ -70,10 +69,9 @@ def evaluate(network: nn.Module, held_out: HeldOut, placement: Placement, ranks:
     """Sum the losses of the held-out rows over all ranks; the network is in training mode again afterwards."""
     network.eval()
     sums = np.zeros(5)
-    micro_steps = -(-held_out.limit // (held_out.batch_size * ranks.world_size))
     options = dict(batch_size=held_out.batch_size, seed=0, epoch=0, shuffle=False)
     rows = batches(held_out.rows, rank=ranks.rank, world_size=ranks.world_size, **options)  # type: ignore[arg-type]
-    for _, batch in zip(range(micro_steps), rows, strict=False):
+    for batch in rows:
         sums += _sums(network, batch, held_out, placement)
     nll, unigram, bigram, num_bytes, tokens = total(sums.tolist(), ranks, placement.device)
     network.train()

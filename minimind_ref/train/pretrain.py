@@ -11,7 +11,7 @@ from torch import nn
 from minimind_ref.config import ModelConfig
 from minimind_ref.data import baselines
 from minimind_ref.data.batches import Batch, batches, micro_steps
-from minimind_ref.data.rows import PackedRows, PaddedRows
+from minimind_ref.data.rows import FirstRows, PackedRows, PaddedRows
 from minimind_ref.data.token_file import TokenFile, split
 from minimind_ref.data.tokenise import tokenise_corpus, tokenise_jsonl
 from minimind_ref.data.tokenizer import Tokenizer
@@ -66,9 +66,8 @@ class Pretraining:
     def _held_out(self, make: Any) -> HeldOut:
         rows = make(self.held_tokens, self.settings.max_seq_len, pad_id=self.tokenizer.pad_id)
         return HeldOut(
-            rows=rows,
+            rows=FirstRows(rows, max(1, self.settings.eval_tokens // self.settings.max_seq_len)),
             batch_size=self.settings.batch_size or 1,
-            limit=min(len(rows), max(1, self.settings.eval_tokens // self.settings.max_seq_len)),
             bytes_of=token_bytes(self.tokenizer, self.config.vocab_size),
             baselines=baselines.fit(self.train_tokens, self.config.vocab_size),
         )
@@ -76,7 +75,7 @@ class Pretraining:
     def describe(self) -> list[str]:
         """The data and the step arithmetic, for a person."""
         s, train = self.settings, self.train_tokens
-        source = s.data_path or "the built-in corpus, the docstrings of this Python's standard library"
+        source = s.data_path or "the built-in corpus: docstrings and sources of this Python's standard library"
         bad = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
         samples = f"{len(self.rows):,} {'packed rows' if s.batching == 'pack' else 'samples'} of {s.max_seq_len} tokens"
         steps = f"{self.micro_steps:,} micro-steps × {s.epochs} epoch{'s' * (s.epochs > 1)}"

@@ -13,13 +13,13 @@ from minimind_ref.train.settings import Settings
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "tiny": dict(
         max_seq_len=256,
+        max_steps=320,
         batch_size=16,
         accumulation_steps=1,
         learning_rate=3e-3,
         warmup_iters=20,
         weight_decay=0.1,
         beta2=0.95,
-        held_out=0.03,
         num_workers=0,
         log_interval=10,
         eval_interval=100,

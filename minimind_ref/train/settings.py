@@ -63,11 +63,13 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in MINIMUM.items():
             value = getattr(self, name)
-            if value is not None and not least <= value < math.inf:
+            if value is not None and not least <= value < math.inf and (name, value) != ("grad_clip", math.inf):
                 raise UserError(f"--{name} {value} must be at least {least} and finite")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} must lie in [0, 1)")
+        if self.grad_clip == 0:
+            raise UserError("--grad_clip 0 would clip every gradient to nothing; inf clips none")
         if self.held_out > 0.5:
             raise UserError(f"--held_out {self.held_out} must be at most 0.5")
 

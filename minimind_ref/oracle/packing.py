@@ -1,0 +1,61 @@
+"""Documents to rows of equal length: each entry is looked up by where its token went, no stream is sliced."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from minimind_ref.oracle.checks import require_positive
+
+IGNORED = -100
+Place = dict[tuple[int, int], tuple[int, int]]  # (document, index) -> (row, column)
+
+
+class Rows(NamedTuple):
+    """A batch; `labels` are aligned (row, column for row, column) and -100 where nothing is predicted."""
+
+    input_ids: Int64[np.ndarray, "b s"]
+    labels: Int64[np.ndarray, "b s"]
+    segment_ids: Int64[np.ndarray, "b s"]
+    position_ids: Int64[np.ndarray, "b s"]
+
+
+def pack(documents: Sequence[Sequence[int]], length: int, *, pad_id: int = 0) -> Rows:
+    """Lay documents end to end: the k-th of all tokens goes to (k div length, k mod length) (PACKING-1, PACKING-2)."""
+    _check(documents, length)
+    tokens = [(d, i) for d, document in enumerate(documents) for i in range(len(document))]
+    place = {token: divmod(k, length) for k, token in enumerate(tokens)}
+    return _fill(documents, place, (1 + place[tokens[-1]][0], length), pad_id)
+
+
+def pad(documents: Sequence[Sequence[int]], length: int, *, pad_id: int = 0, keep_end: bool = False) -> Rows:
+    """Give each document a row: its first `length` tokens, or (keep_end) one less and its last (PACKING-9, -14)."""
+    _check(documents, length)
+    kept = [d[:length] if len(d) <= length or not keep_end else [*d[: length - 1], d[-1]] for d in documents]
+    place = {(d, i): (d, i) for d, document in enumerate(kept) for i in range(len(document))}
+    return _fill(kept, place, (len(kept), length), pad_id)
+
+
+def _fill(documents: Sequence[Sequence[int]], place: Place, shape: tuple[int, int], pad_id: int) -> Rows:
+    rows = Rows(*(np.full(shape, value, np.int64) for value in (pad_id, IGNORED, -1, 0)))
+    begin: dict[tuple[int, int], int] = {}  # (row, document) -> the first index of the document that the row holds
+    for (d, i), (row, _) in place.items():
+        begin[row, d] = min(i, begin.get((row, d), i))
+    for (d, i), (row, column) in place.items():
+        at = (row, column)
+        rows.input_ids[at] = documents[d][i]
+        rows.labels[at] = documents[d][i + 1] if (d, i + 1) in place else IGNORED
+        rows.segment_ids[at] = sum(other_row == row and other < d for other_row, other in begin)
+        rows.position_ids[at] = i - begin[row, d]
+    return rows
+
+
+def _check(documents: Sequence[Sequence[int]], length: int) -> None:
+    if length < 2:
+        raise ValueError(f"length is {length} but must be at least 2")
+    require_positive("number of documents", len(documents))
+    for d, document in enumerate(documents):
+        require_positive(f"length of documents[{d}]", len(document))
+        if min(document) < 0:
+            raise ValueError(f"documents[{d}] holds {min(document)} but ids are at least 0")

@@ -1,0 +1,144 @@
+"""Training the tokenizer: the same text gives the same file, and its settings are MiniMind's."""
+
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+
+from minimind_ref.data.package_files import read_members
+from minimind_ref.data.package_text import READERS, html, mail, man, tagged
+from minimind_ref.data.tokenizer import Tokenizer
+from minimind_ref.data.tokenizer_recipe import BLOCK, SOURCES, recipe_texts, spread
+from minimind_ref.data.tokenizer_training import main, train
+
+TEXTS = [
+    "The cat sat on the mat; the cats sat there.\n    It was the cat's mat.\n" * 9,
+    "春眠不觉晓, 处处闻啼鸟。春眠不觉晓。\n" * 9,
+]
+
+
+def settings_of(tokenizer):
+    return json.loads(tokenizer.source)
+
+
+def test_twice_the_same_file_byte_for_byte(tmp_path):
+    """In two processes with different hash seeds, through the command line."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(TEXTS), encoding="utf-8")
+    files = []
+    for seed in ("1", "2"):
+        out = tmp_path / f"{seed}.json"
+        command = [
+            sys.executable,
+            "-m",
+            "minimind_ref.data.tokenizer",
+            "train",
+            "--out",
+            out,
+            "--vocab_size",
+            "300",
+            text,
+        ]
+        subprocess.run(command, check=True, env={"PYTHONHASHSEED": seed, "PATH": ""}, stdout=subprocess.DEVNULL)
+        files.append(out.read_bytes())
+    assert files[0] == files[1]
+
+
+def test_ids_are_special_tokens_then_bytes_then_merges():
+    tokenizer = train(TEXTS, 300)
+    assert tokenizer.vocab_size == 300
+    assert [tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id] == [0, 1, 2]
+    assert sorted(tokenizer.token_bytes(i) for i in range(3, 259)) == [bytes([b]) for b in range(256)]
+    assert all(len(tokenizer.token_bytes(i)) > 1 for i in range(259, 300))
+
+
+def test_the_most_frequent_pair_is_merged_first():
+    merges = settings_of(train(["abab abab cdcd xy"], 261))["model"]["merges"]
+    assert [tuple(pair) for pair in merges] == [("a", "b"), ("c", "d")]  # 4 times, then 2; "Ġa" and "ab ab" also 2
+
+
+def test_control_tokens_in_the_training_text_are_text():
+    tokenizer = train(["<|im_end|><|im_end|>" * 30, *TEXTS], 300)
+    assert tokenizer.end_id not in tokenizer.encode("<|im_end|>")
+
+
+@pytest.mark.parametrize("key", ["normalizer", "pre_tokenizer", "truncation", "padding"])
+def test_settings_are_minimind_s(key):
+    pre = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    for tokenizer in (Tokenizer.load(), train(TEXTS, 300)):
+        assert settings_of(tokenizer)[key] == (pre if key == "pre_tokenizer" else None)
+
+
+def test_the_shipped_file_is_what_the_recipe_says():
+    shipped = Tokenizer.load()
+    assert (shipped.vocab_size, shipped.fingerprint) == (SOURCES["vocab_size"], SOURCES["tokenizer_sha256"])
+
+
+# The recipe
+
+
+def test_every_source_has_version_licence_hash_and_a_reader():
+    for package in SOURCES["packages"]:
+        assert package["version"] and package["licence"] and len(package["sha256"]) == 64, package["name"]
+        assert all(source["reader"] in READERS and source["characters"] > 0 for source in package["sources"])
+
+
+def test_a_changed_package_is_refused(tmp_path):
+    package = SOURCES["packages"][0]
+    (tmp_path / package["file"]).write_bytes(b"not it")
+    with pytest.raises(ValueError, match=rf"{package['file']} has SHA-256 \w+, the recipe has {package['sha256']}"):
+        next(recipe_texts(tmp_path))
+
+
+def test_spread_takes_blocks_from_all_over():
+    text = "".join(chr(0x4E00 + n) * BLOCK for n in range(10))
+    assert spread(text, 10**6) == text
+    assert [block[0] for block in spread(text, 3 * BLOCK).split("\n")] == [chr(0x4E00 + n) for n in (0, 3, 6)]
+
+
+def test_members_are_sorted_and_unzipped(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as archive:
+        archive.writestr("b", "2")
+        archive.writestr("a", "1")
+    assert list(read_members(tmp_path / "a.whl")) == [("a", b"1"), ("b", b"2")]
+    (tmp_path / "x").write_bytes(b"hello")
+    with tarfile.open(tmp_path / "data.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "x", "x")
+    data = (tmp_path / "data.tar.xz").read_bytes()
+    parts = [(b"debian-binary", b"2.0"), (b"control.tar.xz", b"odd"), (b"data.tar.xz", data)]
+    deb = b"!<arch>\n"
+    for name, content in parts:
+        deb += name.ljust(48) + str(len(content)).encode().ljust(10) + b"`\n" + content + b"\n" * (len(content) % 2)
+    (tmp_path / "x.deb").write_bytes(deb)
+    assert list(read_members(tmp_path / "x.deb")) == [("x", b"hello")]
+
+
+def test_readers_keep_prose_only():
+    assert html(b"<head>no</head><p>One &amp; two</p><p>three").strip() == "One & two\nthree"
+    assert man(b".TH LS 1\nlists \\fIfiles\\fR\n'\\\" t\nnow") == "lists files\nnow"
+    assert tagged("１９９８年/t  [中国/ns  政府/n]nt  ，/w".encode()) == "1998年中国政府，"
+    assert mail(json.dumps({"text": "From: a\n\n> quoted\nHello.\nhttp://x"}).encode()) == "Hello."
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--vocab_size", "258"], "vocab_size is 258, but the bytes and the special tokens alone need 259"),
+        (["--vocab_size", "6400"], "the text yields only"),
+        (["latin1.txt"], "latin1.txt: not UTF-8 at byte 3"),
+        (["missing.txt"], "missing.txt: No such file or directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("some text")
+    (tmp_path / "latin1.txt").write_bytes(b"abc\xe9")
+    assert main(["train", "--out", "out.json", *arguments, "text.txt"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
