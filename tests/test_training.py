@@ -329,8 +329,10 @@ def test_training_2_3_any_cut_of_a_window_gives_the_same_step():
     whole = collate([type(rows)(*(x[i] for x in rows)) for i in range(3)], packed=False, length=5, pad_id=0)
     (batch,) = plain([whole])
     state, config = carrying(recorded("moe_sequence")[0][3]), CONFIGS["moe_sequence"].to_dict()
-    cut = split(batch)
-    results = [oracle.training_step(state, w, config, **SETTINGS) for w in ([batch], cut, [cut[2], cut[0], cut[1]])]
+    cut, pair = split(batch), {n: x[:2] for n, x in batch.items()}
+    results = [
+        oracle.training_step(state, w, config, **SETTINGS) for w in ([batch], [cut[2], cut[0], cut[1]], [pair, cut[2]])
+    ]
     for new, report in results[1:]:
         for seen in ("loss", "balance"):
             one, other = getattr(report, seen), getattr(results[0][1], seen)
@@ -415,8 +417,9 @@ def test_training_7_padding_and_what_it_holds_change_nothing():
         {"input_ids": ids, "labels": labels, "segment_ids": segment},
         {"input_ids": other, "labels": labels, "segment_ids": segment},
     ]
-    results = [oracle.training_step(state, [form], config, **SETTINGS)[0] for form in forms]
-    expected, _ = oracle.training_step(carrying(state), [alone], config, **SETTINGS)
+    beside = {"input_ids": np.array([[4, 6, 8]]), "labels": np.array([[6, 8, -100]])}  # so that documents count
+    results = [oracle.training_step(state, [form, beside], config, **SETTINGS)[0] for form in forms]
+    expected, _ = oracle.training_step(carrying(state), [alone, beside], config, **SETTINGS)
     for part in PARTS:
         for other_form in results[1:]:
             assert_same(flat(other_form, part), flat(results[0], part))
