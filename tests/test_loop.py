@@ -154,17 +154,17 @@ def snapshot(model):
 
 def test_a_skipped_step_changes_nothing_and_does_not_advance_the_schedule():
     run = make_run(ModelConfig(**SHAPE))
-    run.scaler = GradScaler(init_scale=1e300)  # float64 gradients times this overflow
+    run.scaler = GradScaler(init_scale=2.0**126)
     window = [batch_of(rows_of(1, "pack"), "pack")]
     before = copy.deepcopy(run.model.state_dict())
 
     def overflowing(network, batch):
         loss = loss_of(network, batch)
-        return Loss(loss.total * 1e10, loss.aux)
+        return Loss(loss.total * 1e300, loss.aux)
 
     report = optimisation_step(run, window, overflowing)
     assert report.skipped and (run.progress.steps, run.progress.windows, run.progress.skipped) == (0, 1, 1)
-    assert run.scaler.get_scale() == 5e299 and not run.optimizer.state
+    assert run.scaler.get_scale() == 2.0**125 and not run.optimizer.state
     for name, tensor in run.model.state_dict().items():
         assert_same(tensor, before[name])
     assert optimisation_step(run, window, loss_of).learning_rate == report.learning_rate == 0.1

@@ -120,7 +120,7 @@ def test_a_split_is_a_partition_in_order_and_spread_evenly(tmp_path_factory, tot
 
 def test_a_split_is_the_same_every_time(tmp_path):
     again = [split(token_file(tmp_path), 0.4, 9) for _ in range(2)]
-    assert read(again[0][1]) == read(again[1][1]) == [read(token_file(tmp_path))[i] for i in (1, 3)]
+    assert read(again[0][1]) == read(again[1][1]) == [read(token_file(tmp_path))[2]]
 
 
 @pytest.mark.parametrize(("offset", "dtype"), [(3, "<u2"), (65280, "<u2"), (65281, "<u4"), (10**6, "<u4")])

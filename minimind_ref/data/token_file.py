@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def split(
     total = token_file.num_documents
     if fraction == 0 or max_documents == 0 or total < 2:
         return token_file, token_file.select(np.empty((0, 2), dtype=np.int64))
-    stride = min(max(round(1 / fraction), -(-total // max_documents)), total)
+    stride = min(max(math.ceil(1 / fraction), -(-total // max_documents)), total)
     held = np.arange(stride - 1, total, stride)
     between = np.stack([np.append(0, held + 1), np.append(held, total)], axis=1)
     return (

@@ -32,8 +32,8 @@ class GradScaler:
         growth_interval: int = 2000,
         enabled: bool = True,
     ) -> None:
-        if not 0 < init_scale < math.inf:
-            raise ValueError(f"init_scale={init_scale} must be above 0 and finite")
+        if not 0 < _float32(init_scale) < math.inf:
+            raise ValueError(f"init_scale={init_scale} must be above 0 and finite in float32")
         if not 1 < growth_factor < math.inf:
             raise ValueError(f"growth_factor={growth_factor} must be above 1 and finite")
         if not 0 < backoff_factor < 1:
