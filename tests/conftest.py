@@ -1,9 +1,24 @@
-"""Hypothesis profiles: `dev` draws at random, `ci` always draws the same, `deep` draws many and prints its seed."""
+"""Shapes are checked under test; hypothesis has three profiles: `dev` draws at random, `ci` always draws the same,
+`deep` draws many and prints its seed."""
 
 import os
+from pathlib import Path
 
-import torch
-from hypothesis import HealthCheck, settings
+import jaxtyping
+
+PACKAGE = Path(__file__).parents[1] / "minimind_ref"
+CHECKED = ("data", "generate", "loss", "model", "optim", "oracle")
+INNER = ("bounded", "precision", "propagation")  # the bound-carrying array calls itself too often to be checked
+MODULES = [
+    f"minimind_ref.{folder}.{path.stem}"
+    for folder in CHECKED
+    for path in sorted((PACKAGE / folder).glob("*.py"))
+    if not path.stem.startswith((*INNER, "__"))
+]
+jaxtyping.install_import_hook(MODULES, "beartype.beartype")
+
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 settings.register_profile("dev", deadline=None, max_examples=20)
 settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True)
@@ -11,6 +26,4 @@ settings.register_profile(
     "deep", deadline=None, max_examples=1000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
-torch.set_num_threads(
-    1
-)  # small tensors: threads cost more than they give, and rounding must not depend on their number
+torch.set_num_threads(1)  # threads cost more than they give here, and rounding must not depend on their number
