@@ -85,7 +85,8 @@ class Pretraining:
             f"          {train.num_documents:,} documents, {train.num_tokens:,} tokens; "
             f"held out {self.held_tokens.num_documents:,} documents, {self.held_tokens.num_tokens:,} tokens",
             f"steps     {samples} / batch {s.batch_size}{ranks} = {steps}; "
-            f"{self.total_windows:,} optimiser steps (accumulation {s.accumulation_steps})",
+            f"{self.total_windows:,} optimiser steps (accumulation {s.accumulation_steps})"
+            + (f", of which --max_steps takes {s.max_steps:,}" if s.max_steps else ""),
         ]
 
     def windows(self, start: int) -> Iterator[list[Batch]]:

@@ -13,16 +13,16 @@ from minimind_ref.train.settings import Settings
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "tiny": dict(
         max_seq_len=256,
-        max_steps=320,
-        batch_size=16,
-        accumulation_steps=1,
+        max_steps=640,
+        batch_size=4,
+        accumulation_steps=2,
         learning_rate=3e-3,
-        warmup_iters=20,
+        warmup_iters=40,
         weight_decay=0.1,
         beta2=0.95,
         num_workers=0,
         log_interval=10,
-        eval_interval=100,
+        eval_interval=160,
     ),
 }
 """What a preset changes in a stage's defaults; only tiny has a recipe of its own."""
