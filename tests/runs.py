@@ -33,8 +33,15 @@ def train(*flags):
     return run_command(main, [str(flag) for flag in flags])
 
 
-def train_elsewhere(*flags, module=("-m", "minimind_ref.train"), **options):
-    """The command line in a process of its own."""
+def train_elsewhere(*flags, module=("-m", "minimind_ref.train")):
+    """The command line in a process of its own, to its end."""
+    process = start_elsewhere(*flags, module=module)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def start_elsewhere(*flags, module=("-m", "minimind_ref.train")):
+    """The command line in a process of its own, just started."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *module, *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 
+import choices
 import pytest
 from spec_blocks import FLOAT, SPECS, clauses, definition, source
 
@@ -131,6 +132,10 @@ def test_the_table_of_components_is_complete_and_its_links_lead_somewhere():
         links = re.findall(r"\]\(([^)#]+)\)", text(page_name))
         missing = [link for link in links if "://" not in link and not (SPECS / link).exists()]
         assert [link for link in missing if Path(link).stem not in WITHOUT_SPEC | PAGES] == []
+
+
+def test_the_page_of_choices_is_what_the_specs_say():
+    assert (SPECS / "choices.md").read_text(encoding="utf-8") == choices.page()
 
 
 def test_notation_has_every_shape_letter_of_the_signatures():

@@ -2,10 +2,11 @@
 
 import json
 import re
+import time
 
 import pytest
 import torch
-from runs import SMALL, train, train_elsewhere, write_corpus
+from runs import SMALL, start_elsewhere, train, train_elsewhere, write_corpus
 from tolerance import Ulps, assert_same, assert_within
 
 from minimind_ref import evaluate, inspect
@@ -318,3 +319,21 @@ def test_evaluate_and_inspect_read_a_run_back(tmp_path, corpus, capsys):
     torch.save(state, tmp_path / "broken.pth")
     assert run_command(inspect.main, [str(tmp_path / "broken.pth")]) == 0
     assert "1 NOT FINITE" in capsys.readouterr().out
+
+
+def test_resume_law_after_a_kill_signal_in_another_process(tmp_path, corpus):
+    flags = [*SMALL, *DROPOUT, "--data_path", corpus, "--epochs", 40, "--save_interval", 3, "--eval_interval", 0]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(*flags, "--out_dir", whole) == 0
+    process = start_elsewhere(*flags, "--out_dir", cut)
+    while not (cut / "pretrain_resume.pt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.kill()
+    process.communicate()
+    left = torch.load(cut / "pretrain_resume.pt", weights_only=True)["progress"]["steps"]
+    result = train_elsewhere("--resume", "--out_dir", cut)
+    assert result.returncode == 0, result.stderr
+    assert f"after {left} of" in result.stdout
+    assert_same_weights(weights(whole), weights(cut))
