@@ -136,6 +136,7 @@ def test_a_finished_run_says_so_and_a_resumed_one_keeps_its_settings(tmp_path, c
         (["--epochs", 2], "epochs is 1, not 2"),
         (["--learning_rate", 0.5], "learning_rate is 0.01, not 0.5"),
         (["--hidden_size", 32], "hidden_size is 16, not 32"),
+        (["--epochs", 1, "--max_steps", 9], "max_steps is None, not 9"),
         (["--preset", "tiny"], "not"),
     ):
         assert train("--resume", "--out_dir", out, *flags) == 2
@@ -265,6 +266,7 @@ def test_a_broken_checkpoint_is_refused_and_left_as_it_is(tmp_path, corpus, caps
         (missing, "q_proj.weight is missing"),
         (extra, "model.extra is not in this network"),
         ({"a": 1}, "format None"),
+        ({k: v for k, v in sound.items() if k != "progress"}, "progress is missing"),
     ):
         if isinstance(content, bytes):
             path.write_bytes(content)
