@@ -1,5 +1,6 @@
 """Refusals that name the argument and both sizes, raised before torch would broadcast or fail."""
 
+import math
 from typing import Any
 
 
@@ -19,6 +20,18 @@ def require_positive(name: str, size: int) -> None:
     """Raise ValueError unless an axis has an entry, as an empty sequence's has not."""
     if size < 1:
         raise ValueError(f"{name} is {size} but must be at least 1")
+
+
+def require_finite(name: str, value: float, least: float = -math.inf) -> None:
+    """Raise ValueError unless a number is finite and at least `least`."""
+    if not least <= value < math.inf or value == -math.inf:
+        raise ValueError(f"{name}={value} must be finite" + (f" and at least {least:g}" if least > -math.inf else ""))
+
+
+def require_integers(name: str, array: Any) -> None:
+    """Raise ValueError where a tensor of ids or positions holds floating-point numbers."""
+    if array.is_floating_point():
+        raise ValueError(f"{name} has dtype {array.dtype} but must hold integers")
 
 
 def require_range(name: str, array: Any, stop: int, limit: str) -> None:

@@ -86,9 +86,13 @@ def _integer(name: str, value: Any) -> int:
 
 
 def _real(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         raise ValueError(f"{name}={value!r} must be a number")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _boolean(name: str, value: Any) -> bool:
@@ -151,6 +155,8 @@ def _validate(config: ModelConfig) -> None:
             raise ValueError(f"{name}={getattr(c, name)} must be above 0 and finite")
     if c.rope_scaling is not None:
         validate_rope_scaling(c.rope_scaling)
+        if not c.rope_theta > 1:
+            raise ValueError(f"rope_theta={c.rope_theta} must be above 1 for rope_scaling={dict(c.rope_scaling)}")
 
 
 def _require(holds: bool, config: ModelConfig, left: str, relation: str, right: str) -> None:
@@ -160,15 +166,23 @@ def _require(holds: bool, config: ModelConfig, left: str, relation: str, right: 
 
 def validate_rope_scaling(scaling: Mapping[str, Any]) -> None:
     """Refuse a rotary scaling that has no meaning here: an unknown type or key, a factor below 1, crossed betas."""
+    if not isinstance(scaling, Mapping):
+        raise ValueError(f"rope_scaling={scaling!r} must be a mapping with a type, or None")
     if scaling.get("type") not in ROPE_SCALING_TYPES:
         raise ValueError(f"rope_scaling type={scaling.get('type')!r} must be one of {', '.join(ROPE_SCALING_TYPES)}")
     if unknown := sorted(set(scaling) - set(ROPE_SCALING_KEYS)):
         raise ValueError(f"rope_scaling has the unknown key {unknown[0]!r}; known: {', '.join(ROPE_SCALING_KEYS)}")
+    for name in sorted(set(scaling) - {"type"}):
+        value, least = scaling[name], -math.inf if name == "attention_factor" else 0
+        if (name, value) != ("attention_factor", None) and not (_is_number(value) and least < value < math.inf):
+            raise ValueError(f"rope_scaling {name}={value!r} must be a number above {least} and finite")
     if not scaling.get("factor", 1.0) >= 1:
         raise ValueError(f"rope_scaling factor={scaling['factor']} must be at least 1")
     fast, slow = scaling.get("beta_fast", 32), scaling.get("beta_slow", 1)
-    if not fast >= slow > 0:
-        raise ValueError(f"rope_scaling beta_fast={fast} must be at least beta_slow={slow}, and both above 0")
+    if not fast >= slow:
+        raise ValueError(f"rope_scaling beta_fast={fast} must be at least beta_slow={slow}")
+    if scaling["type"] == "yarn" and "factor" not in scaling:
+        raise ValueError(f"rope_scaling type='yarn' needs a factor but has only {', '.join(scaling)}")
 
 
 class ParameterCount(NamedTuple):

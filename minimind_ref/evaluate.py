@@ -17,7 +17,7 @@ from minimind_ref.model.transformer import Transformer
 from minimind_ref.train.device import Placement, place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import HeldOut, combine, evaluate, token_bytes
-from minimind_ref.train.pretrain import check_vocabulary
+from minimind_ref.train.pretrain import check_length, check_vocabulary
 from minimind_ref.train.run_folder import read_network
 from minimind_ref.train.settings import Settings
 
@@ -40,12 +40,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--max_tokens", type=int, default=2**20, help="tokens that are read at most [1048576]")
     parser.add_argument("--on_bad_line", choices=("error", "skip"), default="error", help="as in training [error]")
     parser.add_argument("--device", default="auto", help="as in training [auto]")
-    parser.add_argument("--dtype", default="float32", help="precision of the forward pass [float32]")
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    parser.add_argument("--dtype", choices=dtypes, default="float32", help="precision of the forward pass [float32]")
     options = parser.parse_args(argv)
     for name in ("max_seq_len", "batch_size", "max_tokens"):
         if getattr(options, name) < (2 if name == "max_seq_len" else 1):
             raise UserError(f"--{name} {getattr(options, name)} is too small")
     model, path = read_network(options.source)
+    check_length(options.max_seq_len, model.config)
     placement = place(options.device, options.dtype)
     model.to(placement.device)
     print(f"weights   {path}")

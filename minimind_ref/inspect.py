@@ -12,7 +12,7 @@ from torch import Tensor
 from minimind_ref.config import ModelConfig, count_parameters
 from minimind_ref.errors import UserError, run_command
 from minimind_ref.flags import Parser
-from minimind_ref.train.checkpoint import read_file
+from minimind_ref.train.checkpoint import CONTENT, read_file
 from minimind_ref.train.run_folder import read_config
 
 COMPONENTS = (  # the first pattern that a key matches names its component
@@ -41,22 +41,25 @@ def main(argv: Sequence[str]) -> None:
         record = read_config(path)
         print(f"{path}: {record['stage']} run, {_numbers(record['model'])}")
     for file in files:
-        print("\n".join(describe(file, read_file(file))))
+        try:
+            print("\n".join(describe(file, read_file(file))))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: a resume file whose parts are not those of this format ({error!r})") from None
 
 
 def describe(path: Path, content: Mapping[str, Any]) -> list[str]:
     """The lines for one file: weights alone, or a resume file with its progress and optimiser."""
     lines = [f"{path} ({path.stat().st_size:,} bytes)"]
     state = content
-    if "progress" in content and "model" in content:
+    if content.keys() >= CONTENT:
         done = content["progress"]
         lines.append(f"  resume file, format {content['format']}: {content['stage']} run after {done['steps']:,} steps")
         lines.append(f"  {_numbers(ModelConfig(**content['config']))}")
         moments = content["optimizer"]["state"].values()
         lines.append(f"  optimiser: {len(moments)} tensors with moments, scaler: {content['scaler'] or 'not used'}")
         state = content["model"]
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return lines + _tensors(tensors) + [f"  not a tensor: {name}" for name in state if name not in tensors]
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    return lines + _tensors(tensors) + [f"  not a tensor: {name}" for name in state if str(name) not in tensors]
 
 
 def _tensors(tensors: Mapping[str, Tensor]) -> list[str]:

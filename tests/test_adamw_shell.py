@@ -179,3 +179,19 @@ def test_adamw_17_refuses_shapes_and_steps(wrong):
 def test_adamw_17_refuses_an_unknown_form():
     with pytest.raises(ValueError, match="fused"):
         AdamW(parameters(), implementation="fused")
+
+
+def test_adamw_16_a_closure_is_called_with_gradients_on_and_its_value_returned():
+    params = parameters()
+    optimizer = AdamW(params, lr=0.1)
+
+    def closure():
+        assert torch.is_grad_enabled()
+        loss = sum((p**2).sum() for p in params)
+        loss.backward()
+        return loss
+
+    before = [p.detach().clone() for p in params]
+    assert float(optimizer.step(closure).detach()) == float(sum((p**2).sum() for p in before))
+    assert all((p != old).all() for p, old in zip(params, before, strict=True))
+    assert optimizer.step() is None

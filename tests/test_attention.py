@@ -1,5 +1,7 @@
 """Clauses of specs/attention.md."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -354,6 +356,7 @@ REFUSED = {
     "no key": (changed(k=np.ones((B, 0, K, H)), v=np.ones((B, 0, K, H)), mask=None), r"k.* 0|\(2, 0, 2, 4\)"),
     "mask's shape": (changed(mask=np.ones((B, S, 6), bool)), r"mask.*\(2, 3, 6\).*\(2, 3, 5\)"),
     "mask's rank": (changed(mask=np.ones((S, T), bool)), r"mask.*\(3, 5\).*\(2, 3, 5\)"),
+    "scale": (changed(scale=math.nan), "scale=nan must be finite"),
     "mask's dtype": (changed(mask=np.ones((B, S, T), np.int64)), r"mask is (torch\.)?int64"),
 }
 
@@ -368,7 +371,7 @@ def test_attention_18_bad_input_is_refused(case, face):
         elif face == "vjp":
             oracle.attention_vjp(**inputs, cotangent=inputs["q"])
         else:
-            attention(**{name: None if x is None else torch.tensor(x) for name, x in inputs.items()})
+            attention(**{n: torch.tensor(x) if isinstance(x, np.ndarray) else x for n, x in inputs.items()})
 
 
 def test_attention_18_an_unknown_implementation_is_refused():

@@ -97,6 +97,22 @@ def test_a_wrapped_text_is_cut_before_it_is_wrapped(tmp_path):
 )
 def test_micro_steps_round_up_in_every_epoch(samples, batch_size, epochs, world_size, steps):
     assert micro_steps(samples, batch_size, epochs, world_size) == steps
+    if (epochs, world_size) == (1, 1):
+        assert micro_steps(samples, batch_size) == steps
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((-1, 4), "samples=-1 must be at least 0"),
+        ((5, 0), "batch_size=0 must be at least 1"),
+        ((5, 4, 0), "epochs=0 must be at least 1"),
+        ((5, 4, 1, 0), "world_size=0 must be at least 1"),
+    ],
+)
+def test_micro_steps_of_nothing_are_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        micro_steps(*numbers)
 
 
 @given(st.integers(0, 10**9), st.integers(1, 10**4), st.integers(1, 64))
@@ -185,6 +201,14 @@ def test_workers_change_nothing(tmp_path):
     one, two = (list(batches(rows, batch_size=3, seed=1, epoch=0, num_workers=workers)) for workers in (0, 1))
     assert len(one) == len(two) > 2
     assert all(map(same, one, two))
+
+
+def test_rows_are_shuffled_unless_asked_otherwise(tmp_path):
+    rows = PackedRows(token_file(tmp_path), 7)
+    told, untold = (list(batches(rows, batch_size=3, seed=1, epoch=2, **more)) for more in ({"shuffle": True}, {}))
+    assert all(map(same, told, untold))
+    assert not all(map(same, untold, batches(rows, batch_size=3, seed=1, epoch=2, shuffle=False)))
+    assert np.array_equal(epoch_order(9, seed=1, epoch=2), epoch_order(9, seed=1, epoch=2, shuffle=True))
 
 
 def test_the_global_generator_is_left_alone(tmp_path):

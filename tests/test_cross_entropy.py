@@ -2,6 +2,7 @@
 
 import math
 
+import jaxtyping
 import numpy as np
 import pytest
 import strategies
@@ -363,6 +364,28 @@ def test_cross_entropy_14_refusals(logits, labels, sizes):
         with pytest.raises(ValueError) as refusal:
             call()
         assert all(size in str(refusal.value) for size in sizes), refusal.value
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "words"),
+    [(np.ones((2, 5)), np.ones(2), ("labels", "float64")), (np.array(1.0), np.array(1), ("logits", "0 axes"))],
+)
+def test_cross_entropy_14_refusals_without_type_checks(logits, labels, words):
+    """Under test jaxtyping would refuse these first; a user's program has nobody else."""
+    x, y = torch.tensor(logits), torch.tensor(labels)
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        for call in (
+            lambda: cross_entropy(x, y),
+            lambda: token_logp(x, y),
+            lambda: oracle.cross_entropy(logits, labels),
+            lambda: oracle.token_logp(logits, labels),
+        ):
+            with pytest.raises(ValueError) as refusal:
+                call()
+            assert all(word in str(refusal.value) for word in words), refusal.value
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_cross_entropy_14_token_logp_ignores_no_label():

@@ -283,10 +283,13 @@ def test_bad_input_has_status_2_and_one_line(recorded, capsys):
     assert capsys.readouterr().err == "golden regen: golden/rms_norm.json:3: Expecting value\n"
     assert run(recorded, "diff", "rope") == 2 and "golden/rope.json does not exist" in capsys.readouterr().err
     assert run(recorded, "regen", "--reason", " ") == 2 and "--reason is empty" in capsys.readouterr().err
-    for arguments, status in ((["regen"], 2), (["improve"], 2), (["--help"], 0)):
-        with pytest.raises(SystemExit) as left:
-            main(arguments)
-        assert left.value.code == status
+    for arguments, named in ((["regen"], "--reason"), (["improve"], "'improve'"), (["check", "--rot", "x"], "--rot")):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert named in error and error.count("\n") == 1
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
 
 
 # ---- structures beyond one array in, one array out ----

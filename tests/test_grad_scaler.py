@@ -359,6 +359,15 @@ def test_grad_scaler_10_refuses_float16_gradients():
         GradScaler().unscale_(AdamW([weight]))
 
 
+@pytest.mark.parametrize("scale", [0.0, -2.0, math.nan, math.inf])
+def test_grad_scaler_11_refuses_a_state_that_no_scaler_had(scale):
+    state = GradScaler().state_dict()
+    with pytest.raises(ValueError, match=f"scale={scale}"):
+        GradScaler().load_state_dict({**state, "scale": scale})
+    with pytest.raises(ValueError, match=r"lacks '_growth_tracker'.*only scale"):
+        GradScaler().load_state_dict({"scale": 2.0})
+
+
 def test_grad_scaler_11_refuses_the_state_of_a_disabled_scaler():
     with pytest.raises(ValueError, match="disabled"):
         GradScaler().load_state_dict(GradScaler(enabled=False).state_dict())

@@ -1,5 +1,6 @@
 """The one optimisation step: what each line changes, and that cutting a window changes nothing."""
 
+import contextlib
 import copy
 import itertools
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import cuts
 from tolerance import Ulps, assert_same, assert_within
+from torch import nn
 
 from minimind_ref import ModelConfig, Transformer
 from minimind_ref.data.batches import collate
@@ -87,6 +89,10 @@ def test_accumulation_1_any_cut_of_a_window_gives_the_same_gradient(seed, batchi
         largest = np.full(one.shape, float(one.abs().max()))
         assert_within(other, one, CUT.of(largest))
     assert report.targets == report_of_parts.targets
+    for name in ("loss", "aux_loss"):
+        one, other = getattr(report, name), getattr(report_of_parts, name)
+        assert_within(np.array(other), np.array(one), CUT.of(np.array(one)))
+    assert (report.aux_loss > 0) == bool(moe) and report.aux_loss < 1 < report.loss
 
 
 def test_accumulation_3_a_mean_of_means_differs_where_counts_differ():
@@ -180,6 +186,30 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change(bad):
         )
     for name, tensor in run.model.state_dict().items():
         assert_same(tensor, before[name])
+
+
+class Shell(nn.parallel.DistributedDataParallel):
+    """A distributed shell without a process group: it only notes which backward passes would not be synchronised."""
+
+    def __init__(self, model, log):
+        nn.Module.__init__(self)
+        self.inner, self.log = model, log
+
+    def forward(self, *arguments):
+        self.log.append("forward")
+        return self.inner(*arguments)
+
+    @contextlib.contextmanager
+    def no_sync(self):
+        self.log.append("alone")
+        yield
+
+
+def test_gradients_cross_ranks_in_the_last_backward_of_a_window_only():
+    run, log = make_run(ModelConfig(**SHAPE)), []
+    run.network = Shell(run.model, log)
+    optimisation_step(run, [batch_of(rows_of(i, "pack"), "pack") for i in range(3)], loss_of)
+    assert log == ["alone", "forward", "alone", "forward", "forward"]
 
 
 def test_the_clock_is_optimiser_steps_from_peak_to_floor():

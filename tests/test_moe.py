@@ -1,5 +1,7 @@
 """Clauses of specs/moe.md."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -522,6 +524,10 @@ REFUSED = {
     "no sequences": ("aux_loss", {**LOSS, "form": "sequence"}, "sequence_ids is None.*'sequence'"),
     "length of counts": ("aux_loss", {**LOSS, "counts": np.ones(6, int)}, "counts.*6.*7"),
     "length of sequence_ids": ("aux_loss", {**LOSS, "sequence_ids": np.ones(8, int)}, "sequence_ids.*8.*7"),
+    "an expert that is not there": ("aux_loss", {**LOSS, "index": np.full((T, 2), E)}, "5.*5"),
+    "an expert below 0": ("aux_loss", {**LOSS, "index": np.full((T, 2), -1)}, "-1.*5"),
+    "coefficient": ("aux_loss", {**LOSS, "coef": -0.1}, "coef=-0.1.* 0"),
+    "no coefficient": ("aux_loss", {**LOSS, "coef": math.nan}, "coef=nan.* 0"),
     "length of index": ("aux_loss", {**LOSS, "index": np.zeros((6, 2), int)}, "index.*6.*7"),
     "experts": ("moe", {**MIXED, "experts": stack(1, 4)}, "experts.* 4.* 5"),
     "an expert's shape": ("moe", {**MIXED, "experts": (*stack(1, E)[:2], np.ones((E, D, 6)))}, r"w_down.*6.*"),
@@ -543,7 +549,6 @@ def test_moe_22_bad_input_is_refused(case, face):
 ORACLE_REFUSED = {
     "two matrices": ("moe", {**MIXED, "experts": stack(1, E)[:2]}, "stacks in experts is 2 .* 3"),
     "rank of a stack": ("moe", {**MIXED, "experts": (np.ones((F, D)), *stack(1, E)[1:])}, "experts has 2 axes"),
-    "an expert that is not there": ("aux_loss", {**LOSS, "index": np.full((T, 2), E)}, "5 to 5 but there are 5"),
 }
 
 

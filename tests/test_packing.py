@@ -221,17 +221,14 @@ def test_packing_12_refusals(face, function):
         rows_of([], 4)
     with pytest.raises(ValueError, match=r"documents\[1\].* 0.* 1"):
         rows_of([[1, 2], []], 4)
-    with pytest.raises(ValueError, match=r"documents\[1\].* -5"):
-        rows_of([[1, 2], [4, -5]], 4)
-
-
-def test_packing_12_product_refuses_what_is_not_a_list_of_ids():
-    with pytest.raises(ValueError, match=r"documents\[0\] has 2 axes"):
-        packing.pack([[[1, 2]]], 4)
-    with pytest.raises(ValueError, match=r"documents\[0\] has dtype float64"):
-        packing.pack([[1.0, 2.0]], 4)
+    with pytest.raises(ValueError, match=r"documents\[1\].* -1"):
+        rows_of([[1, 2], [4, -1]], 4)
+    with pytest.raises(ValueError, match=r"documents\[0\].* (\[1, 2\]|2 axes)"):
+        rows_of([[[1, 2]]], 4)
+    with pytest.raises(ValueError, match=r"documents\[0\].* (float64|1\.0)"):
+        rows_of([[1.0, 2.0]], 4)
     with pytest.raises(ValueError, match=r"pad_id=-1"):
-        packing.pad([[1, 2]], 4, pad_id=-1)
+        rows_of([[1, 2]], 4, pad_id=-1)
 
 
 def test_packing_13_a_documents_own_endoftext_is_learnt():

@@ -1,5 +1,7 @@
 """specs/rms_norm.md, clause by clause."""
 
+import math
+
 import numpy as np
 import pytest
 import strategies
@@ -293,9 +295,10 @@ def test_rms_norm_1_module_owns_a_weight_of_ones(cast):
 
 
 def both(x, weight, **options):
-    yield lambda: rms_norm(torch.tensor(x), torch.tensor(weight), eps=1e-5, **options)
-    yield lambda: oracle.rms_norm(x, weight, eps=1e-5, **options)
-    yield lambda: oracle.rms_norm_vjp(x, weight, eps=1e-5, cotangent=x, **options)
+    options = {"eps": 1e-5, **options}
+    yield lambda: rms_norm(torch.tensor(x), torch.tensor(weight), **options)
+    yield lambda: oracle.rms_norm(x, weight, **options)
+    yield lambda: oracle.rms_norm_vjp(x, weight, cotangent=x, **options)
 
 
 @pytest.mark.parametrize(
@@ -307,6 +310,9 @@ def both(x, weight, **options):
         (np.ones((2, 7)), np.array(1.0), {}, ("weight",)),
         (np.ones((2, 0)), np.ones(0), {}, ("width of x", "0")),
         (np.ones((2, 7)), np.ones(7), {"cast": "never"}, ("never", "after", "before")),
+        (np.ones((2, 7)), np.ones(7), {"eps": -1e-5}, ("eps=-1e-05", "0")),
+        (np.ones((2, 7)), np.ones(7), {"eps": math.nan}, ("eps=nan", "0")),
+        (np.ones((2, 7)), np.ones(7), {"eps": math.inf}, ("eps=inf", "0")),
     ],
 )
 def test_rms_norm_17_refusals(x, weight, options, sizes):
@@ -314,6 +320,15 @@ def test_rms_norm_17_refusals(x, weight, options, sizes):
         with pytest.raises(ValueError) as refusal:
             call()
         assert all(size in str(refusal.value) for size in sizes), refusal.value
+
+
+def test_rms_norm_15_a_module_casts_as_the_function_does_unless_told():
+    x, weight = (torch.tensor(draw(41 + i, shape), dtype=torch.bfloat16) for i, shape in enumerate([(11, 13), (13,)]))
+    norm = RMSNorm(13, 1e-5)
+    norm.weight.data = weight.float()
+    before = rms_norm(x, weight.float(), eps=1e-5, cast="before")
+    assert_same(norm(x), rms_norm(x, weight.float(), eps=1e-5))
+    assert (norm(x) != before).any()
 
 
 def test_rms_norm_17_oracle_refuses_a_scalar():

@@ -457,9 +457,15 @@ def test_rope_22_odd_heads(head_dim):
         ({**PUBLISHED, "mscale": 1.0}, ("mscale", "attention_factor")),
         ({"type": "yarn"}, ("factor", "yarn")),
         ({**PUBLISHED, "factor": 0.5}, ("factor", "0.5", "1")),
-        ({**PUBLISHED, "factor": math.nan}, ("factor", "nan", "1")),
+        ({**PUBLISHED, "factor": math.nan}, ("factor", "nan", "number")),
         ({**PUBLISHED, "beta_fast": 1.0, "beta_slow": 2.0}, ("beta_fast", "1.0", "beta_slow", "2.0")),
         ({**PUBLISHED, "beta_slow": 0.0}, ("beta_slow", "0.0")),
+        ({**PUBLISHED, "beta_fast": math.nan}, ("beta_fast", "nan")),
+        ({**PUBLISHED, "factor": math.inf}, ("factor", "inf")),
+        ({**PUBLISHED, "factor": "4"}, ("factor", "'4'")),
+        ({**MINIMIND3, "factor": None}, ("factor", "None")),
+        ({**PUBLISHED, "original_max_position_embeddings": 0}, ("original_max_position_embeddings", "0")),
+        ({**PUBLISHED, "attention_factor": math.nan}, ("attention_factor", "nan")),
     ],
 )
 def test_rope_22_scalings_without_meaning(scaling, words):
@@ -472,6 +478,17 @@ def test_rope_22_scalings_without_meaning(scaling, words):
         with pytest.raises(ValueError) as refusal:
             call()
         assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+@pytest.mark.parametrize("frequencies", (rope_frequencies, oracle.rope_frequencies))
+@pytest.mark.parametrize(
+    ("theta", "scaling"),
+    [(0.0, None), (-1.0, None), (math.nan, None), (math.inf, None), (1.0, PUBLISHED), (math.inf, PUBLISHED)],
+)
+def test_rope_22_bases_without_meaning(frequencies, theta, scaling):
+    with pytest.raises(ValueError, match=f"theta={theta} .* {0 if scaling is None else 1}"):
+        frequencies(14, theta=theta, scaling=scaling)
+    assert frequencies(14, theta=1.0).tolist() == [1.0] * 7
 
 
 @pytest.mark.parametrize(
@@ -511,3 +528,13 @@ def test_rope_23_positions_of_a_wrong_rank_or_none(shape, words):
         with pytest.raises(ValueError, match="positions") as refusal:
             call()
         assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+def test_rope_23_an_attention_factor_that_is_no_number():
+    positions, frequencies = np.arange(3), oracle.rope_frequencies(14, theta=1e4)
+    for call in (
+        lambda: rope_table(torch.tensor(positions), torch.tensor(frequencies), attention_factor=math.nan),
+        lambda: oracle.rope_table(positions, frequencies, attention_factor=math.nan),
+    ):
+        with pytest.raises(ValueError, match="attention_factor=nan"):
+            call()

@@ -171,3 +171,13 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, mon
     assert main(["train", "--out", "out.json", *arguments, "text.txt"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [([], "command"), (["learn"], "'learn'"), (["train"], "--out"), (["measure", "--x"], "text")],
+)
+def test_a_wrong_command_is_one_line_too(arguments, named, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert named in error and error.count("\n") == 1

@@ -219,6 +219,15 @@ def test_init_from_starts_from_exactly_those_weights(tmp_path, corpus, capsys):
         (['{"text": "fine"}'], ["--batch_size", "many"], "--batch_size"),
         (['{"text": "fine"}'], ["--lerning_rate", "1"], "did you mean --learning_rate?"),
         (['{"text": "fine"}'], ["--ddp"], "torchrun"),
+        (['{"text": "fine"}'], ["--max_position_embeddings", "20"], "--max_seq_len 24 is more than"),
+        (['{"text": "fine"}'], ["--seed", str(2**63)], "--seed 9223372036854775808 must be below"),
+        (['{"text": "fine"}'], ["--seed", "-1"], "--seed -1 must be at least 0"),
+        (['{"text": "fine"}'], ["--init_from", ""], "--init_from is empty"),
+        (['{"text": "fine"}'], ["--grad_clip", "0"], "--grad_clip 0.0 would clip"),
+        (['{"text": "fine"}'], ["--held_out", "0.6"], "--held_out 0.6 must be at most 0.5"),
+        (['{"text": "fine"}'], ["--rope_scaling", '{"type": "yarn"}'], "needs a factor"),
+        (['{"text": "fine"}'], ["--rope_scaling", "{"], "is not JSON"),
+        (['{"text": "fine"}'], ["--rope_scaling", "[1]"], "is not a JSON object"),
         (['{"text": "fine"}'], ["--resume"], "no pretrain run has saved anything"),
     ],
 )
@@ -319,6 +328,10 @@ def test_evaluate_and_inspect_read_a_run_back(tmp_path, corpus, capsys):
     other = ["--from", str(tmp_path / "elsewhere.pth"), "--data_path", str(corpus), "--device", "cpu"]
     assert run_command(evaluate.main, other) == 2
     assert "tokenizer.json" in capsys.readouterr().err
+    assert run_command(evaluate.main, [*other, "--max_seq_len", "32769"]) == 2
+    assert "--max_seq_len 32769 is more than" in capsys.readouterr().err
+    assert run_command(evaluate.main, [*other, "--dtype", "int8"]) == 2
+    assert "--dtype" in capsys.readouterr().err
     assert run_command(evaluate.main, [*other, "--tokenizer", str(out)]) == 0
     assert "elsewhere.pth" in capsys.readouterr().out
     assert run_command(evaluate.main, ["--from", str(out / "pretrain_16.pth"), *other[2:]]) == 0
@@ -326,6 +339,18 @@ def test_evaluate_and_inspect_read_a_run_back(tmp_path, corpus, capsys):
     assert run_command(inspect.main, [str(out)]) == 0
     printed = capsys.readouterr().out
     assert "optimiser: " in printed and "shares storage" in printed and "norms 80" in printed
+    resume = torch.load(out / "pretrain_resume.pt", weights_only=True)
+    torch.save({**resume, "optimizer": {}}, tmp_path / "odd.pt")
+    assert run_command(inspect.main, [str(tmp_path / "odd.pt")]) == 2
+    assert "odd.pt: a resume file whose parts are not" in capsys.readouterr().err
+    torch.save({3: torch.ones(2), "progress": 1}, tmp_path / "numbered.pt")
+    assert run_command(inspect.main, [str(tmp_path / "numbered.pt")]) == 0
+    assert "2 parameters: other 2\n  not a tensor: progress" in capsys.readouterr().out
+    record = json.loads((out / "config.json").read_text())
+    for name in (5, "../x.pth"):
+        (tmp_path / "config.json").write_text(json.dumps({**record, "weights": name}))
+        assert run_command(evaluate.main, ["--from", str(tmp_path)]) == 2
+        assert "config.json: not a run's configuration" in capsys.readouterr().err
     state["model.norm.weight"][0] = float("nan")
     torch.save(state, tmp_path / "broken.pth")
     assert run_command(inspect.main, [str(tmp_path / "broken.pth")]) == 0

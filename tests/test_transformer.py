@@ -1,5 +1,6 @@
 """Clauses of specs/transformer.md: the three generators (cuts, paddings, packs) and the model without autograd."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -528,6 +529,7 @@ REFUSED = {
     "no token": ({"input_ids": np.zeros((B, 0), int)}, r"input_ids.*(is 0|\(3, 0\))"),
     "no row": ({"input_ids": np.zeros((0, S), int)}, r"input_ids.*(is 0|\(0, 5\))"),
     "mask": ({"attention_mask": np.ones((B, 4), int)}, r"attention_mask.*\(3, 4\).*\(3, 5\)"),
+    "mask's halves": ({"attention_mask": np.full((B, S), 0.5)}, r"attention_mask holds 0\.5"),
     "mask's values": ({"attention_mask": np.full((B, S), 2)}, r"attention_mask holds 2"),
     "segments": ({"segment_ids": np.ones((B, 4), int)}, r"segment_ids.*\(3, 4\).*\(3, 5\)"),
     "positions": ({"position_ids": np.ones((B, 4), int)}, r"position_ids.*\(3, 4\).*\(3, 5\)"),
@@ -561,6 +563,17 @@ def run_arrays(model, input_ids, cache=None, **inputs):
 
     past = None if cache is None else tuple(KeyValue(torch.tensor(k), torch.tensor(v)) for k, v in cache)
     return run(model, input_ids, cache=past, **inputs)
+
+
+@pytest.mark.parametrize("name", ["input_ids", "position_ids", "segment_ids"])
+def test_transformer_17_numbers_that_are_not_integers_are_refused(name):
+    arguments = {"input_ids": torch.tensor(ids_of()), name: torch.tensor(ids_of()).double()}
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(ValueError, match=f"{name} has dtype torch.float64"):
+            model_of(C, P)(**arguments)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 ORACLE_REFUSED = {

@@ -34,6 +34,14 @@ class Batch(NamedTuple):
 
 def micro_steps(samples: int, batch_size: int, epochs: int = 1, world_size: int = 1) -> int:
     """Micro-steps of each rank in a run: epochs · ⌈samples / (world_size · batch_size)⌉, no row dropped."""
+    for name, number in (
+        ("samples", samples),
+        ("batch_size", batch_size),
+        ("epochs", epochs),
+        ("world_size", world_size),
+    ):
+        if number < (0 if name == "samples" else 1):
+            raise ValueError(f"{name}={number} must be at least {0 if name == 'samples' else 1}")
     return epochs * -(-samples // (world_size * batch_size))
 
 

@@ -52,7 +52,7 @@ def pad(documents: Sequence[Any], length: int, *, pad_id: int = 0, keep_end: boo
     return Rows(*map(np.stack, zip(*rows, strict=True)))
 
 
-def packed_row(tokens: Int[np.ndarray, " n"], starts: Int[np.ndarray, " m"], length: int, *, pad_id: int = 0) -> Rows:
+def packed_row(tokens: Int[np.ndarray, " n"], starts: Int[np.ndarray, " m"], length: int, *, pad_id: int) -> Rows:
     """One row from a stream's next length + 1 tokens (fewer only where the stream ends): the last is looked at only.
 
     starts: the indices in `tokens` at which a document begins.
@@ -69,7 +69,7 @@ def packed_row(tokens: Int[np.ndarray, " n"], starts: Int[np.ndarray, " m"], len
     return Rows(*(_to_length(x, length, fill) for x, fill in zip(row, (pad_id, IGNORE, PADDING, 0), strict=True)))
 
 
-def padded_row(tokens: Int[np.ndarray, " n"], length: int, *, pad_id: int = 0, keep_end: bool = False) -> Rows:
+def padded_row(tokens: Int[np.ndarray, " n"], length: int, *, pad_id: int, keep_end: bool) -> Rows:
     """One row from one document."""
     kept = tokens[:length]
     if keep_end and len(tokens) > length:
@@ -77,7 +77,7 @@ def padded_row(tokens: Int[np.ndarray, " n"], length: int, *, pad_id: int = 0, k
     return packed_row(kept, np.zeros(1, dtype=np.int64), length, pad_id=pad_id)
 
 
-def blank_row(length: int, *, pad_id: int = 0) -> Rows:
+def blank_row(length: int, *, pad_id: int) -> Rows:
     """One row of padding only."""
     return Rows(*(np.full(length, fill, dtype=np.int64) for fill in (pad_id, IGNORE, PADDING, 0)))
 

@@ -9,7 +9,6 @@ The second makes the shipped tokenizer.json again (tokenizer_recipe.py), the thi
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from minimind_ref.data.tokenizer import END, PAD, START, Tokenizer
 from minimind_ref.data.tokenizer_recipe import recipe_texts
+from minimind_ref.flags import Parser
 
 SMALLEST = 256 + 3  # every byte and the three special tokens
 
@@ -65,8 +65,8 @@ def bytes_per_token(tokenizer: Tokenizer, text: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; bad input is one line on stderr and exit code 2."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         if options.command == "measure":
             tokenizers_ = [Tokenizer.load(path) for path in (None, *options.against)]
             for path, text in zip(options.text, read_texts(options.text), strict=True):
@@ -84,10 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m minimind_ref.data.tokenizer", description="Train a tokenizer.json."
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m minimind_ref.data.tokenizer", description="Train a tokenizer.json.")
     commands = parser.add_subparsers(dest="command", required=True)
     own = commands.add_parser("train", help="train on text files")
     own.add_argument("--vocab_size", type=int, default=6400, help="entries in all (default: 6400)")

@@ -1,10 +1,11 @@
 """`python -m minimind_ref.golden check|diff|regen`: verify, preview and record the golden vectors."""
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from minimind_ref.errors import UserError
+from minimind_ref.flags import Parser
 from minimind_ref.golden.definitions import ROOT
 from minimind_ref.golden.folder import BadFileError, Folder
 from minimind_ref.golden.trees import GoldenError
@@ -13,9 +14,9 @@ from minimind_ref.golden.work import Result, check, diff, regen
 EPILOG = "Exit status: 0 good, 1 something is wrong or would change, 2 bad input.  The format: golden/README.md."
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Describe the three commands."""
-    top = argparse.ArgumentParser(prog="python -m minimind_ref.golden", description=__doc__, epilog=EPILOG)
+    top = Parser(prog="python -m minimind_ref.golden", description=__doc__, epilog=EPILOG)
     commands = top.add_subparsers(dest="command", required=True, metavar="check|diff|regen")
     for name, text in (
         ("check", "change nothing; verify schema, recipes, expected values, bounds and the manifest's hashes"),
@@ -34,7 +35,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command over the components and give the exit status."""
-    options = parser().parse_args(arguments)
+    try:
+        options = parser().parse_args(arguments)
+    except UserError as error:
+        return complain(f"error: {error}", 2)
     if options.command == "regen" and not options.reason.strip():
         return complain("regen: --reason is empty", 2)
     folder, status = Folder(options.root), 0

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minimind_ref.checks import require_positive, require_range, require_shape
+from minimind_ref.checks import require_integers, require_positive, require_range, require_shape
 
 IGNORE_INDEX = -100
 
@@ -60,6 +60,9 @@ def _fused(
 
 def _check(logits: Tensor, labels: Tensor, ids: Tensor) -> None:
     """Refuse what torch would broadcast or, on CUDA, assert; `ids` are the labels that must be in the vocabulary."""
+    if logits.ndim == 0:
+        raise ValueError("logits has 0 axes but needs a last one, the vocabulary")
+    require_integers("labels", labels)
     require_shape("labels", labels, tuple(logits.shape[:-1]), "the rows of logits")
     require_positive("width of logits", logits.shape[-1])
     require_range("labels", ids, logits.shape[-1], "the width of logits")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from minimind_ref.checks import require_rank, require_shape
+from minimind_ref.checks import require_finite, require_rank, require_shape
 from minimind_ref.config import ModelConfig
 from minimind_ref.model.rms_norm import RMSNorm
 from minimind_ref.model.rope import apply_rope
@@ -43,6 +43,7 @@ def attention(
     """
     _check(q, k, v, mask)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    require_finite("scale", scale)
     if implementation == "sdpa":
         return _sdpa(q, k, v, mask, causal, scale, dropout)
     if implementation != "explicit":

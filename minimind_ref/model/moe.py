@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from minimind_ref.checks import require_rank, require_shape
+from minimind_ref.checks import require_finite, require_range, require_rank, require_shape
 from minimind_ref.config import CHOICES, ModelConfig
 from minimind_ref.model.swiglu import SwiGLU, swiglu
 
@@ -61,8 +61,12 @@ def aux_loss(
     """
     if form not in CHOICES["aux_loss_form"]:
         raise ValueError(f"form={form!r} must be one of {', '.join(CHOICES['aux_loss_form'])}")
+    require_rank("scores", scores, 2)
+    require_rank("index", index, 2)
+    require_finite("coef", coef, least=0.0)
     tokens, num_experts = scores.shape
     require_shape("index", index, (tokens, index.shape[-1]), "the tokens of scores")
+    require_range("index", index, num_experts, "experts of scores")
     for name, vector in (("counts", counts), ("sequence_ids", sequence_ids)):
         if vector is not None:
             require_shape(name, vector, (tokens,), "the tokens of scores")

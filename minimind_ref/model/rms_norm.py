@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minimind_ref.checks import require_positive, require_shape
+from minimind_ref.checks import require_finite, require_positive, require_shape
 
 
 def rms_norm(
@@ -19,6 +19,7 @@ def rms_norm(
     """
     if cast not in ("before", "after"):
         raise ValueError(f"cast={cast!r} must be 'before' or 'after'")
+    require_finite("eps", eps, least=0.0)
     require_shape("weight", weight, (x.shape[-1],), "the width of x")
     require_positive("width of x", x.shape[-1])
     wide = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minimind_ref.checks import require_positive, require_rank, require_shape
+from minimind_ref.checks import require_finite, require_positive, require_rank, require_shape
 from minimind_ref.config import validate_rope_scaling
 
 DEFAULTS = {  # per type: factor, original length, beta_fast, beta_slow
@@ -27,6 +27,8 @@ def rope_frequencies(
     """
     if head_dim < 2 or head_dim % 2:
         raise ValueError(f"head_dim={head_dim} must be even and at least 2: RoPE rotates pairs")
+    if not (0 if scaling is None else 1) < theta < math.inf:
+        raise ValueError(f"theta={theta} must be finite and above 0, above 1 with scaling={scaling}")
     index = torch.arange(head_dim // 2, dtype=torch.float64, device="cpu")
     frequencies = theta ** (-2 * index / head_dim)
     if scaling is None:
@@ -43,8 +45,6 @@ def rope_frequencies(
 
 
 def _settings(scaling: Mapping[str, Any]) -> tuple[float, int, float, float]:
-    if scaling["type"] == "yarn" and scaling.get("factor") is None:
-        raise ValueError(f"rope_scaling type='yarn' needs a factor but has only {', '.join(scaling)}")
     keys = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow")
     return tuple(scaling.get(key, default) for key, default in zip(keys, DEFAULTS[scaling["type"]], strict=True))  # type: ignore[return-value]
 
@@ -87,6 +87,8 @@ def rope_table(
     if positions.ndim not in (1, 2):
         raise ValueError(f"positions has {positions.ndim} axes, shape {tuple(positions.shape)}, but must have 1 or 2")
     require_positive("length of positions", positions.numel())
+    require_rank("frequencies", frequencies, 1)
+    require_finite("attention_factor", attention_factor)
     device, dtype = positions.device, torch.promote_types(frequencies.dtype, torch.float32)
     if device.type == "mps":
         positions, dtype = positions.cpu(), torch.float32

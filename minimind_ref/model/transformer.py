@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from minimind_ref.checks import require_range, require_rank, require_shape
+from minimind_ref.checks import require_integers, require_range, require_rank, require_shape
 from minimind_ref.config import ModelConfig
 from minimind_ref.model.attention import KeyValue
 from minimind_ref.model.block import Block
@@ -145,10 +145,15 @@ def _check(
     b, s = input_ids.shape
     if b == 0 or s == 0:
         raise ValueError(f"input_ids is empty: shape {(b, s)}")
+    for name, ids in (("input_ids", input_ids), ("position_ids", position_ids), ("segment_ids", segment_ids)):
+        if ids is not None:
+            require_integers(name, ids)
     require_range("input_ids", input_ids, config.vocab_size, "vocab_size")
     if attention_mask is not None:
         require_shape("attention_mask", attention_mask, (b, past + s), "batch, and past plus new tokens")
-        require_range("attention_mask", attention_mask.long(), 2, "0 padding, 1 real: choices")
+        wrong = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
+        if wrong.numel():
+            raise ValueError(f"attention_mask holds {wrong[0].item()}, neither 0 (padding) nor 1 (a real token)")
     if segment_ids is not None:
         require_shape("segment_ids", segment_ids, (b, past + s), "batch, and past plus new tokens")
     limit = config.max_position_embeddings

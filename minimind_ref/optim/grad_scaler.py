@@ -119,6 +119,10 @@ class GradScaler:
             return
         if not state:
             raise ValueError("the state of a disabled scaler cannot be loaded into an enabled one")
+        if missing := sorted(set(self.state_dict()) - set(state)):
+            raise ValueError(f"the scaler's state lacks {missing[0]!r}: it has only {', '.join(state)}")
+        if not 0 < _float32(state["scale"]) < math.inf:
+            raise ValueError(f"scale={state['scale']} must be above 0 and finite in float32")
         self._scale, self._good_steps = float(state["scale"]), int(state["_growth_tracker"])
         self._growth_factor, self._backoff_factor = state["growth_factor"], state["backoff_factor"]
         self._growth_interval = state["growth_interval"]

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from minimind_ref.oracle.bounded import Array, softmax, store
-from minimind_ref.oracle.checks import float64, require_equal, require_positive, require_rank
+from minimind_ref.oracle.checks import float64, require_equal, require_finite, require_positive, require_rank
 
 
 def attention(
@@ -26,6 +26,7 @@ def attention(
     """
     q, k, v = _checked(q, k, v, mask)
     factor = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
+    require_finite("scale", factor)
     out = np.zeros_like(q)
     for row, i, seen in _rows(q, k, mask, causal):
         for head, kv in _heads(q, k):
@@ -51,6 +52,7 @@ def attention_vjp(
     q, k, v = _checked(q, k, v, mask)
     require_equal("shape of cotangent", tuple(cotangent.shape), "shape of q", tuple(q.shape))
     factor = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
+    require_finite("scale", factor)
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     for head, kv in _heads(q, k):
         dk_head, dv_head = np.zeros_like(k[:, :, 0]), np.zeros_like(v[:, :, 0])

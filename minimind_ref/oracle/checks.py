@@ -30,6 +30,12 @@ def require_positive(name: str, size: int) -> None:
         raise ValueError(f"{name} is {size} but must be at least 1")
 
 
+def require_finite(name: str, value: Any, least: float | None = None) -> None:
+    """Refuse NaN, an infinity, and a number below `least`."""
+    if not np.isfinite(value) or (least is not None and value < least):
+        raise ValueError(f"{name}={value} must be finite" + ("" if least is None else f" and at least {least:g}"))
+
+
 def require_option(name: str, value: Any, options: Collection[str]) -> None:
     """Refuse a choice that does not exist."""
     if value not in options:

@@ -85,6 +85,8 @@ def _gradient(logits: Array, labels: np.ndarray, supervised: np.ndarray, cotange
 
 def _checked(logits: Array, labels: np.ndarray, supervised: np.ndarray) -> tuple[Array, np.ndarray, np.ndarray]:
     require_rank("logits", logits, 1, at_least=True)
+    if labels.dtype.kind == "f":
+        raise ValueError(f"labels has dtype {labels.dtype} but must hold integers")
     require_equal("shape of labels", tuple(labels.shape), "shape of logits without its last axis", logits.shape[:-1])
     require_positive("vocabulary of logits", logits.shape[-1])
     require_ids("labels", labels[supervised], logits.shape[-1])

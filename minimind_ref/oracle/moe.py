@@ -6,7 +6,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from minimind_ref.oracle.bounded import Array, decide_top, sigmoid, softmax, store, value
-from minimind_ref.oracle.checks import float64, require_equal, require_option, require_positive, require_rank
+from minimind_ref.oracle.checks import (
+    float64,
+    require_equal,
+    require_finite,
+    require_option,
+    require_positive,
+    require_rank,
+)
 
 FORMS = ("sequence", "batch", "slots")
 Experts = tuple[Any, ...]  # w_gate (e f d), w_up (e f d), w_down (e d f)
@@ -70,6 +77,7 @@ def aux_loss(
     Source: Fedus et al. 2021, arXiv:2101.03961, eq. 4-6; DeepSeek-V3 2024, arXiv:2412.19437, eq. 17-20.
     Differs: MiniMind counts padding, which here is counts=None.
     """
+    require_finite("coef", coef, least=0.0)
     groups = _sequences(scores, index, form, counts, sequence_ids)
     total = np.sum(scores[:0])
     for tokens, share in groups:
@@ -88,6 +96,7 @@ def aux_loss_vjp(
     cotangent: Any,
 ) -> Float[Array, "t e"]:
     """Pull the loss's cotangent back to the scores: coef·f_e/(sequences·S) for each counted token (MOE-15)."""
+    require_finite("coef", coef, least=0.0)
     groups = _sequences(scores, index, form, counts, sequence_ids)
     dscores = np.zeros_like(scores)
     for tokens, share in groups:

@@ -1,7 +1,7 @@
 """Documents to rows of equal length: each entry is looked up by where its token went, no stream is sliced."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -21,23 +21,23 @@ class Rows(NamedTuple):
     position_ids: Int64[np.ndarray, "b s"]
 
 
-def pack(documents: Sequence[Sequence[int]], length: int, *, pad_id: int = 0) -> Rows:
+def pack(documents: Sequence[Sequence[Any]], length: int, *, pad_id: int = 0) -> Rows:
     """Lay documents end to end: the k-th of all tokens goes to (k div length, k mod length) (PACKING-1, PACKING-2)."""
-    _check(documents, length)
+    _check(documents, length, pad_id)
     tokens = [(d, i) for d, document in enumerate(documents) for i in range(len(document))]
     place = {token: divmod(k, length) for k, token in enumerate(tokens)}
     return _fill(documents, place, (1 + place[tokens[-1]][0], length), pad_id)
 
 
-def pad(documents: Sequence[Sequence[int]], length: int, *, pad_id: int = 0, keep_end: bool = False) -> Rows:
+def pad(documents: Sequence[Sequence[Any]], length: int, *, pad_id: int = 0, keep_end: bool = False) -> Rows:
     """Give each document a row: its first `length` tokens, or (keep_end) one less and its last (PACKING-9, -14)."""
-    _check(documents, length)
+    _check(documents, length, pad_id)
     kept = [d[:length] if len(d) <= length or not keep_end else [*d[: length - 1], d[-1]] for d in documents]
     place = {(d, i): (d, i) for d, document in enumerate(kept) for i in range(len(document))}
     return _fill(kept, place, (len(kept), length), pad_id)
 
 
-def _fill(documents: Sequence[Sequence[int]], place: Place, shape: tuple[int, int], pad_id: int) -> Rows:
+def _fill(documents: Sequence[Sequence[Any]], place: Place, shape: tuple[int, int], pad_id: int) -> Rows:
     rows = Rows(*(np.full(shape, value, np.int64) for value in (pad_id, IGNORED, -1, 0)))
     begin: dict[tuple[int, int], int] = {}  # (row, document) -> the first index of the document that the row holds
     for (d, i), (row, _) in place.items():
@@ -51,11 +51,16 @@ def _fill(documents: Sequence[Sequence[int]], place: Place, shape: tuple[int, in
     return rows
 
 
-def _check(documents: Sequence[Sequence[int]], length: int) -> None:
+def _check(documents: Sequence[Sequence[Any]], length: int, pad_id: int) -> None:
     if length < 2:
         raise ValueError(f"length is {length} but must be at least 2")
+    if pad_id < 0:
+        raise ValueError(f"pad_id={pad_id} must be at least 0")
     require_positive("number of documents", len(documents))
     for d, document in enumerate(documents):
         require_positive(f"length of documents[{d}]", len(document))
+        for token in document:
+            if not isinstance(token, int | np.integer):
+                raise ValueError(f"documents[{d}] holds {token!r} but ids are integers")
         if min(document) < 0:
             raise ValueError(f"documents[{d}] holds {min(document)} but ids are at least 0")

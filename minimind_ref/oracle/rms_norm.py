@@ -4,7 +4,14 @@ import numpy as np
 from jaxtyping import Float
 
 from minimind_ref.oracle.bounded import Array, store
-from minimind_ref.oracle.checks import float64, require_equal, require_option, require_positive, require_rank
+from minimind_ref.oracle.checks import (
+    float64,
+    require_equal,
+    require_finite,
+    require_option,
+    require_positive,
+    require_rank,
+)
 
 CASTS = ("after", "before")
 
@@ -17,7 +24,7 @@ def rms_norm(
     `cast` names when the row is rounded to x's dtype: "after" the weight or "before" it as well (RMS_NORM-14, -15).
     Source: Zhang, Sennrich 2019, arXiv:1910.07467, eq. 4.
     """
-    x, weight = _checked(x, weight, cast)
+    x, weight = _checked(x, weight, eps, cast)
     y = np.zeros_like(x)
     for row in np.ndindex(*x.shape[:-1]):
         normalised = _rounded(x[row] * _inverse_rms(x[row], eps), cast)
@@ -34,7 +41,7 @@ def rms_norm_vjp(
     cotangent: Float[Array, "*lead d"],
 ) -> tuple[Float[Array, "*lead d"], Float[Array, "..."]]:
     """Pull `cotangent` back to x and weight (RMS_NORM-10, -11)."""
-    x, weight = _checked(x, weight, cast)
+    x, weight = _checked(x, weight, eps, cast)
     cotangent, d = float64(cotangent), x.shape[-1]
     dx, along = np.zeros_like(x), np.zeros_like(x)
     for row in np.ndindex(*x.shape[:-1]):
@@ -54,8 +61,9 @@ def _rounded(y: Array, cast: str) -> Array:
     return store(y) if cast == "before" else y
 
 
-def _checked(x: Array, weight: Array, cast: str) -> tuple[Array, Array]:
+def _checked(x: Array, weight: Array, eps: float, cast: str) -> tuple[Array, Array]:
     require_option("cast", cast, CASTS)
+    require_finite("eps", eps, least=0.0)
     require_rank("x", x, 1, at_least=True)
     require_rank("weight", weight, 1)
     require_equal("width of weight", weight.shape[0], "width of x", x.shape[-1])

@@ -8,7 +8,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from minimind_ref.oracle.bounded import Array, store
-from minimind_ref.oracle.checks import float64, require_equal, require_option, require_positive, require_rank
+from minimind_ref.oracle.checks import (
+    float64,
+    require_equal,
+    require_finite,
+    require_option,
+    require_positive,
+    require_rank,
+)
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "yarn": {"beta_fast": 32.0},
@@ -28,6 +35,9 @@ def rope_frequencies(
     """
     if head_dim < 2 or head_dim % 2:
         raise ValueError(f"head_dim is {head_dim} but must be even and at least 2")
+    lowest = 0 if scaling is None else 1
+    if not np.isfinite(theta) or theta <= lowest:
+        raise ValueError(f"theta={theta} must be finite and above {lowest}")
     plain = [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
     if scaling is None:
         return np.array(plain)
@@ -57,6 +67,8 @@ def rope_table(
     if positions.ndim not in (1, 2):
         raise ValueError(f"positions has {positions.ndim} axes but needs 1 or 2; its shape is {positions.shape}")
     require_positive("length of positions", positions.size)
+    require_rank("frequencies", frequencies, 1)
+    require_finite("attention_factor", attention_factor)
     frequencies = float64(frequencies)
     angles = [frequencies * int(position) for position in positions.flat]
     shape = (*positions.shape, frequencies.shape[0])
@@ -108,13 +120,19 @@ def _settings(scaling: Mapping[str, Any]) -> dict[str, Any]:
     for key in scaling:
         require_option("scaling key", key, KEYS)
     settings = {**COMMON, **DEFAULTS[scaling["type"]], **scaling}
+    numbers = {key: s for key, s in settings.items() if key != "type" and (key, s) != ("attention_factor", None)}
+    for key, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not np.isfinite(number):
+            raise ValueError(f"scaling {key}={number!r} must be a finite number")
+        if number <= 0 and key != "attention_factor":
+            raise ValueError(f"scaling {key}={number} must be above 0")
     if "factor" not in settings:
         raise ValueError(f"scaling type={settings['type']!r} needs a factor but has only {', '.join(scaling)}")
-    if not settings["factor"] >= 1:
+    if settings["factor"] < 1:
         raise ValueError(f"scaling factor={settings['factor']} must be at least 1")
     fast, slow = settings["beta_fast"], settings["beta_slow"]
-    if not fast >= slow > 0:
-        raise ValueError(f"scaling beta_fast={fast} must be at least beta_slow={slow}, and both above 0")
+    if fast < slow:
+        raise ValueError(f"scaling beta_fast={fast} must be at least beta_slow={slow}")
     return settings
 
 

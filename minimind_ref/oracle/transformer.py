@@ -136,7 +136,8 @@ def _plan(
     real = _given("attention_mask", attention_mask, (batch, past + new), np.ones((batch, past + new), int))
     segment = _given("segment_ids", segment_ids, (batch, past + new), np.zeros((batch, past + new), int))
     positions = _given("position_ids", position_ids, (batch, new), np.tile(np.arange(past, past + new), (batch, 1)))
-    require_ids("attention_mask", real.astype(int), 2, "choice of padding or real token")
+    if np.any((real != 0) & (real != 1)):
+        raise ValueError(f"attention_mask holds {real[(real != 0) & (real != 1)][0]}, neither 0 (padding) nor 1 (real)")
     require_ids("position_ids", positions, config["max_position_embeddings"], "rotary table")
     mask = np.zeros((batch, new, past + new), bool)
     for row, i, j in np.ndindex(*mask.shape):

@@ -138,6 +138,13 @@ class Pretraining:
         return f"{self.tokenizer.decode(prompt)}▸{self.tokenizer.decode(new)}"
 
 
+def check_length(length: int, config: ModelConfig) -> None:
+    """Refuse rows that are longer than the rotary table."""
+    limit = config.max_position_embeddings
+    if length > limit:
+        raise UserError(f"--max_seq_len {length} is more than the network's max_position_embeddings={limit}")
+
+
 def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
     """Refuse a tokenizer whose ids the embedding does not hold."""
     if tokenizer.vocab_size > config.vocab_size:

@@ -20,7 +20,7 @@ from minimind_ref.train.device import BATCH_SIZE, Placement, place
 from minimind_ref.train.distributed import Ranks, local_rank, process_group, wrap
 from minimind_ref.train.loop import Run, parameter_groups
 from minimind_ref.train.metrics import import_wandb
-from minimind_ref.train.pretrain import Pretraining, check_vocabulary
+from minimind_ref.train.pretrain import Pretraining, check_length, check_vocabulary
 from minimind_ref.train.run_folder import read_weights
 from minimind_ref.train.session import Session
 from minimind_ref.train.settings import Settings
@@ -61,6 +61,7 @@ def session(
     resume: Mapping[str, Any] | None,
 ) -> Session:
     """The network, then the stage with its data, then the optimiser: whatever can be refused is refused here."""
+    check_length(settings.max_seq_len, config)
     model = _model(config, settings)
     try:
         tokenizer = Tokenizer.load(settings.tokenizer)

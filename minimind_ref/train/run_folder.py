@@ -20,7 +20,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         record["model"] = ModelConfig(**record["model"])
-        record["weights"]
+        if Path(record["weights"]).name != record["weights"]:
+            raise ValueError(f"weights={record['weights']!r} is not the name of a file beside it")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); is {folder} a run folder?") from None
     except (ValueError, KeyError, TypeError) as error:

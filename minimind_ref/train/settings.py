@@ -70,6 +70,11 @@ class Settings:
                 raise UserError(f"--{name} {getattr(self, name)} must lie in [0, 1)")
         if self.grad_clip == 0:
             raise UserError("--grad_clip 0 would clip every gradient to nothing; inf clips none")
+        if self.seed >= 2**63:
+            raise UserError(f"--seed {self.seed} must be below 2**63")
+        for name in ("data_path", "tokenizer", "out_dir", "init_from"):
+            if getattr(self, name) == "":
+                raise UserError(f"--{name} is empty: give a path")
         if self.held_out > 0.5:
             raise UserError(f"--held_out {self.held_out} must be at most 0.5")
 
