@@ -441,6 +441,26 @@ def test_plain_numbers_are_recorded_exactly(clock_root, capsys):
         assert run(clock_root, "check") == 1 and f"float64/{name} moves by 1 ulp" in capsys.readouterr().out
 
 
+def test_plain_numbers_may_be_off_by_the_ulps_that_the_case_states(clock_root, capsys, monkeypatch):
+    document = read(clock_root, "clock")
+    document["cases"][0]["ulps"] = 2
+    write(clock_root, document, "clock")
+
+    def changed(clock: Clock, *, counts):
+        shares, after, cut = tick(clock, counts=counts)
+        return [shares[0], float(np.nextafter(shares[1], 1.0))], after, cut
+
+    monkeypatch.setattr(sys.modules["minimind_ref.oracle.clock"], "tick", changed)
+    assert run(clock_root, "regen", "--reason", "first") == run(clock_root, "check") == 0
+    document = read(clock_root, "clock")
+    case = document["cases"][0]
+    assert case["expected"]["shares"]["values"] == [0.25, 0.75 / 7]  # the definition's, not the oracle's
+    assert case["bound"]["float64"]["shares"] == [files.round_up(2 * np.spacing(x)) for x in (0.25, 0.75 / 7)]
+    case["expected"]["shares"]["values"][1] *= 1 - 3 * 2.0**-52
+    write(clock_root, document, "clock")
+    assert run(clock_root, "check") == 1 and "float64/shares moves by" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

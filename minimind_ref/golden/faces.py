@@ -57,7 +57,7 @@ def run_oracle(
 
 def gradient_names(case: dict[str, Any]) -> list[str]:
     """Name the gradients: those the case says, else one for each floating input in order."""
-    return case["gradients"].get("of") or [n for n, node in files.nodes(case["inputs"]) if node["dtype"] == "float"]
+    return case["gradients"].get("of") or [n for n, node in files.nodes(case["inputs"]) if node.get("dtype") == "float"]
 
 
 def run_definition(component: str, case: dict[str, Any], inputs: dict[str, Any], specs: Path) -> Any:
