@@ -2,15 +2,18 @@
 
 import json
 import re
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from runs import SMALL, start_elsewhere, train, train_elsewhere, write_corpus
 from tolerance import Ulps, assert_same, assert_within
 
-from minimind_ref import evaluate, inspect
+from minimind_ref import ModelConfig, Transformer, evaluate, inspect
 from minimind_ref.errors import run_command
+from minimind_ref.interop.minimind import save_minimind
 from minimind_ref.train import run as run_module
 from minimind_ref.train import session as session_module
 from minimind_ref.train.recipes import layer
@@ -136,6 +139,7 @@ def test_a_finished_run_says_so_and_a_resumed_one_keeps_its_settings(tmp_path, c
         (["--epochs", 2], "epochs is 1, not 2"),
         (["--learning_rate", 0.5], "learning_rate is 0.01, not 0.5"),
         (["--hidden_size", 32], "hidden_size is 16, not 32"),
+        (["--epochs", 1, "--max_steps", 9], "max_steps is None, not 9"),
         (["--preset", "tiny"], "not"),
     ):
         assert train("--resume", "--out_dir", out, *flags) == 2
@@ -157,6 +161,40 @@ def test_two_processes_end_where_one_with_the_same_global_batch_ends(tmp_path, c
     rounding = Ulps(2**12, "float32", "gradients summed in another order, through Adam's quotient, for 8 steps")
     for key, tensor in states[0].items():
         assert_within(states[1][key], tensor, rounding.of(torch.full_like(tensor, float(tensor.abs().max())).numpy()))
+
+
+class Tracker:
+    """Stands for the wandb module and for its run."""
+
+    def __init__(self):
+        self.calls, self.api = [], SimpleNamespace(api_key=None)
+
+    def init(self, **options):
+        self.calls.append(("init", options))
+        return self
+
+    def log(self, values, step):
+        assert self.calls[-1][0] != "finish"
+        self.calls.append(("log", step))
+
+    def finish(self):
+        self.calls.append(("finish",))
+
+
+def test_use_wandb_logs_every_measurement_offline_without_an_account(tmp_path, corpus, monkeypatch):
+    tracker = Tracker()
+    monkeypatch.setitem(sys.modules, "wandb", tracker)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", tmp_path / "out", "--use_wandb") == 0
+    steps = [json.loads(line)["step"] for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert tracker.calls[0][1]["mode"] == "offline" and tracker.calls[0][1]["config"]["batch_size"] == 3
+    assert tracker.calls[1:] == [*(("log", step) for step in steps), ("finish",)]
+
+
+def test_use_wandb_without_the_package_says_how_to_get_it(tmp_path, corpus, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace())  # as a folder of that name imports
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", tmp_path / "out", "--use_wandb") == 2
+    assert "pip install 'minimind-ref[track]'" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, corpus, monkeypatch, capsys):
@@ -265,6 +303,7 @@ def test_a_broken_checkpoint_is_refused_and_left_as_it_is(tmp_path, corpus, caps
         (missing, "q_proj.weight is missing"),
         (extra, "model.extra is not in this network"),
         ({"a": 1}, "format None"),
+        ({k: v for k, v in sound.items() if k != "progress"}, "progress is missing"),
     ):
         if isinstance(content, bytes):
             path.write_bytes(content)
@@ -311,10 +350,18 @@ def test_evaluate_and_inspect_read_a_run_back(tmp_path, corpus, capsys):
     assert re.search(
         r"loss \d\.\d+ nats/token, perplexity [\d.]+, [\d.]+ bits/byte\n +unigram", capsys.readouterr().out
     )
+    state = weights(out)
+    save_minimind(Transformer(ModelConfig(hidden_size=16)), tmp_path / "elsewhere.pth")
+    other = ["--from", str(tmp_path / "elsewhere.pth"), "--data_path", str(corpus), "--device", "cpu"]
+    assert run_command(evaluate.main, other) == 2
+    assert "tokenizer.json" in capsys.readouterr().err
+    assert run_command(evaluate.main, [*other, "--tokenizer", str(out)]) == 0
+    assert "elsewhere.pth" in capsys.readouterr().out
+    assert run_command(evaluate.main, ["--from", str(out / "pretrain_16.pth"), *other[2:]]) == 0
+    capsys.readouterr()
     assert run_command(inspect.main, [str(out)]) == 0
     printed = capsys.readouterr().out
     assert "optimiser: " in printed and "shares storage" in printed and "norms 80" in printed
-    state = weights(out)
     state["model.norm.weight"][0] = float("nan")
     torch.save(state, tmp_path / "broken.pth")
     assert run_command(inspect.main, [str(tmp_path / "broken.pth")]) == 0
