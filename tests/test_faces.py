@@ -25,7 +25,7 @@ MISSING["sampling"] |= {"specs/sampling.md", "minimind_ref/oracle/sampling.py", 
 MODULES = {"block", "transformer", "initialisation"}  # their torch face is a module, or acts on one
 RENAMED = {"clip_grad_norm", "update", "ScalerState"}
 
-BASE = {"config", "checks", "errors", "files", "flags"}
+BASE = {"config", "checks", "errors", "files", "flags", "progress"}
 ALLOWED = {  # folder or file -> what of the package it may import
     "__init__": {"config", "model"},
     "config": set(),
