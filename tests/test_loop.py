@@ -217,3 +217,14 @@ def test_the_clock_is_optimiser_steps_from_peak_to_floor():
     rates = [optimisation_step(run, [batch_of(rows_of(i, "pack"), "pack")], loss_of).learning_rate for i in range(12)]
     assert rates[0] == 0.5 and rates[10] == rates[11] == 0.05
     assert all(a > b for a, b in itertools.pairwise(rates[:11]))
+
+
+def test_the_settings_of_the_schedule_reach_every_group():
+    run = make_run(ModelConfig(**SHAPE), learning_rate=0.5, schedule="minimind2", warmup_iters=3)
+    rates = []
+    for i in range(4):
+        rates.append(optimisation_step(run, [batch_of(rows_of(i, "pack"), "pack")], loss_of).learning_rate)
+        assert [group["lr"] for group in run.optimizer.param_groups] == [rates[-1]] * 2
+    assert_within(np.array(rates), np.array([0.125, 0.25, 0.375, 0.55]), np.full(4, 2.0**-52))
+    short = make_run(ModelConfig(**SHAPE), learning_rate=0.5, warmup_iters=99)  # of 10 steps: all of them warm up
+    assert optimisation_step(short, [batch_of(rows_of(1, "pack"), "pack")], loss_of).learning_rate == 0.5 / 11
