@@ -65,6 +65,14 @@ def test_padded_rows_are_those_of_pad(tmp_path_factory, texts, length, wrap, kee
             )
 
 
+def test_padding_is_id_0_unless_told(tmp_path):
+    tokens = token_file(tmp_path, ["a", "bcdefgh"])
+    for kind in (PackedRows, PaddedRows):
+        assert (
+            kind(tokens, 20)[0].input_ids[-1] == 0 == pack([[5]], 2).input_ids[0, -1] == pad([[5]], 2).input_ids[0, -1]
+        )
+
+
 def test_a_row_that_is_not_there_is_refused(tmp_path):
     for rows in (PackedRows(token_file(tmp_path), 7), PaddedRows(token_file(tmp_path), 7)):
         for row in (-1, len(rows)):

@@ -530,6 +530,8 @@ REFUSED = {
     "no coefficient": ("aux_loss", {**LOSS, "coef": math.nan}, "coef=nan.* 0"),
     "length of index": ("aux_loss", {**LOSS, "index": np.zeros((6, 2), int)}, "index.*6.*7"),
     "experts": ("moe", {**MIXED, "experts": stack(1, 4)}, "experts.* 4.* 5"),
+    "a stack that is short": ("moe", {**MIXED, "experts": (*stack(1, E)[:2], stack(1, 4)[2])}, "experts.* 4.* 5|4.*5"),
+    "a shared stack that is short": ("moe", {**MIXED, "shared": (*stack(1, X)[:2], stack(1, 1)[2])}, "shared.*1"),
     "an expert's shape": ("moe", {**MIXED, "experts": (*stack(1, E)[:2], np.ones((E, D, 6)))}, r"w_down.*6.*"),
     "shared experts' shape": ("moe", {**MIXED, "shared": (*stack(1, X)[:2], np.ones((X, 4, F)))}, "w_down.*4.*"),
 }

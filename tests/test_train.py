@@ -259,7 +259,7 @@ def test_init_from_starts_from_exactly_those_weights(tmp_path, corpus, capsys):
         (['{"text": "fine"}'], ["--seed", str(2**63)], "--seed 9223372036854775808 must be below"),
         (['{"text": "fine"}'], ["--seed", "-1"], "--seed -1 must be at least 0"),
         (['{"text": "fine"}'], ["--init_from", ""], "--init_from is empty"),
-        (['{"text": "fine"}'], ["--grad_clip", "0"], "--grad_clip 0.0 would clip"),
+        (['{"text": "fine"}'], ["--grad_clip", "0"], "--grad_clip 0 would clip"),
         (['{"text": "fine"}'], ["--held_out", "0.6"], "--held_out 0.6 must be at most 0.5"),
         (['{"text": "fine"}'], ["--rope_scaling", '{"type": "yarn"}'], "needs a factor"),
         (['{"text": "fine"}'], ["--rope_scaling", "{"], "is not JSON"),

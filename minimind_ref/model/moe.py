@@ -108,8 +108,11 @@ def moe(
     `experts` and `shared` are (w_gate, w_up, w_down), each stacked or listed over the experts.  No token is dropped;
     an expert that no token chose has zero gradients, not none (MOE-9).
     """
-    if len(experts[0]) != w_router.shape[0]:
-        raise ValueError(f"experts holds {len(experts[0])} experts but w_router has {w_router.shape[0]} rows")
+    for matrices in experts:
+        if len(matrices) != w_router.shape[0]:
+            raise ValueError(f"experts holds {len(matrices)} experts but w_router has {w_router.shape[0]} rows")
+    if shared is not None and len({len(matrices) for matrices in shared}) != 1:
+        raise ValueError(f"shared holds {' and '.join(str(len(matrices)) for matrices in shared)} experts")
     scores, weight, index = route(x, w_router, num_chosen=num_chosen, normalise=normalise)
     y = torch.zeros_like(x)
     for expert, (w_gate, w_up, w_down) in enumerate(zip(*experts, strict=True)):
