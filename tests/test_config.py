@@ -106,3 +106,29 @@ def test_an_impossible_network_is_refused_with_both_values(fields, named):
 def test_a_configuration_survives_json():
     for config in PRESETS.values():
         assert ModelConfig(**config.to_dict()) == config
+
+
+FAMILY_2 = dict(
+    num_key_value_heads=2, rms_norm_eps=1e-5, norm_cast="before", qk_norm=False, initialisation="fan_in_uniform"
+)
+FAMILY_3 = dict(num_key_value_heads=4, rms_norm_eps=1e-6, norm_cast="after", qk_norm=True, initialisation="normal")
+EXPERTS_2 = dict(num_shared_experts=1, num_experts_per_tok=2, aux_loss_form="sequence", aux_loss_coef=0.1)
+EXPERTS_3 = dict(num_shared_experts=0, num_experts_per_tok=1, aux_loss_form="slots", aux_loss_coef=5e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "tiny"])
+def test_what_no_parameter_count_tells_is_as_published(name):
+    """The rest of the table in which each generation of MiniMind is described."""
+    third = name.startswith("minimind-3")
+    expected = {**(FAMILY_3 if third else FAMILY_2), **(EXPERTS_3 if third else EXPERTS_2)}
+    expected |= dict(num_attention_heads=8, num_experts=4, norm_topk_prob=True, rope_scaling=None, dropout=0.0)
+    expected |= dict(rope_theta=1e6, max_position_embeddings=32768, tie_word_embeddings=True, use_moe="moe" in name)
+    assert {field: getattr(PRESETS[name], field) for field in expected} == expected
+
+
+def test_betas_are_compared_with_the_defaults_of_those_not_given():
+    ModelConfig(rope_scaling={"type": "yarn", "factor": 4, "beta_fast": 1})
+    ModelConfig(rope_scaling={"type": "yarn", "factor": 4, "beta_slow": 32})
+    for betas in ({"beta_fast": 0.9}, {"beta_slow": 33}):
+        with pytest.raises(ValueError, match=r"beta_fast=.* beta_slow="):
+            ModelConfig(rope_scaling={"type": "yarn", "factor": 4, **betas})

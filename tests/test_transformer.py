@@ -15,6 +15,7 @@ from test_block import KINDS, PARTS, SHAPE, bounded, kinds
 from tolerance import DTYPES, assert_same, assert_within
 
 from minimind_ref.config import ModelConfig, count_parameters
+from minimind_ref.model.rms_norm import RMSNorm
 from minimind_ref.model.transformer import Transformer
 from minimind_ref.oracle import transformer as oracle
 from minimind_ref.oracle.block import block_vjp
@@ -516,6 +517,49 @@ def test_transformer_20_halving_a_step_quarters_the_remainder(kind):
 
     ratio = remainder(2e-4 / square) / remainder(1e-4 / square)
     assert 3.8 < ratio < 4.2  # 4 to first order in the step: a typed unit would hide what is tested
+
+
+@pytest.mark.parametrize("cast", ["before", "after"])
+def test_transformer_1_every_norm_has_the_configuration_s_epsilon_and_cast(cast):
+    config = ModelConfig(
+        vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        qk_norm=True, rms_norm_eps=3e-4, norm_cast=cast,
+    )  # fmt: skip
+    norms = [module for module in Transformer(config).modules() if isinstance(module, RMSNorm)]
+    assert len(norms) == 2 * 4 + 1 and {(norm.eps, norm.cast) for norm in norms} == {(3e-4, cast)}
+
+
+def test_dropout_acts_in_training_on_embedding_weights_and_both_branches(monkeypatch):
+    """Every call is counted, with its probability; and what it gives is used: zeroed, it changes the logits."""
+    config = model_config("minimind2").replace(dropout=0.25)
+    model, ids = model_of(config, parameters_of(config)), torch.tensor(ids_of())
+    calls, zeroed, real = [], [None], F.scaled_dot_product_attention
+
+    def dropout(x, p, training):
+        calls.append(("branch", tuple(x.shape), p * training))
+        return x * (len(calls) - 1 != zeroed[0])
+
+    def sdpa(*inputs, dropout_p, **options):
+        calls.append(("weights", tuple(inputs[0].shape), dropout_p))
+        return real(*inputs, **options)
+
+    monkeypatch.setattr(F, "dropout", dropout)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", sdpa)
+    plain = model.train()(ids).logits
+    stream, layers = (B, S, config.hidden_size), config.num_hidden_layers
+    assert [(kind, p) for kind, _, p in calls] == [
+        ("branch", 0.25),
+        *[("weights", 0.25), *[("branch", 0.25)] * 2] * layers,
+    ]
+    assert all(shape == stream for kind, shape, _ in calls if kind == "branch")
+    for call in [i for i, (kind, *_) in enumerate(calls) if kind == "branch"]:
+        calls.clear()
+        zeroed[0] = call
+        assert (model(ids).logits != plain).any()
+    calls.clear()
+    zeroed[0] = None
+    model.eval()(ids)
+    assert {p for *_, p in calls} == {0.0}
 
 
 # ---- refusals ----
