@@ -1,0 +1,155 @@
+"""What a pretraining run is made of: every setting arrives where it acts, and held-out text stays out."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from runs import write_corpus
+from tolerance import assert_same
+
+from minimind_ref import ModelConfig, Transformer, evaluate
+from minimind_ref.data.baselines import fit
+from minimind_ref.data.batches import batches
+from minimind_ref.data.tokenizer import Tokenizer
+from minimind_ref.errors import run_command
+from minimind_ref.interop.minimind import save_minimind
+from minimind_ref.optim.grad_scaler import GradScaler
+from minimind_ref.train import run as run_module
+from minimind_ref.train.checkpoint import read_resume, save_resume, save_weights
+from minimind_ref.train.device import place
+from minimind_ref.train.distributed import Ranks
+from minimind_ref.train.loop import Progress
+from minimind_ref.train.settings import Settings
+
+CONFIG = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
+SETTINGS = Settings(max_seq_len=24, batch_size=3, accumulation_steps=2, held_out=0.1, num_workers=0, epochs=3, seed=9)
+
+
+@pytest.fixture
+def made(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus.jsonl")
+
+    def make(config=CONFIG, resume=None, dtype="float32", **changes):
+        settings = replace(SETTINGS, data_path=str(corpus), out_dir=str(tmp_path), **changes)
+        return run_module.session("pretrain", config, settings, place("cpu", dtype), Ranks(), resume)
+
+    return make
+
+
+def ids(windows):
+    return [batch.input_ids.tolist() for window in windows for batch in window]
+
+
+def test_every_epoch_has_an_order_of_its_own_from_the_seed(made):
+    stage = made().stage
+    per_epoch = stage.windows_per_epoch
+    every = list(stage.windows(0))
+    assert len(every) == stage.total_windows == 3 * per_epoch
+    for epoch in range(3):
+        expected = batches(stage.rows, batch_size=3, seed=9, epoch=epoch)
+        assert ids(every[epoch * per_epoch : (epoch + 1) * per_epoch]) == [b.input_ids.tolist() for b in expected]
+    for start in (1, per_epoch, per_epoch + 1, 3 * per_epoch):
+        assert ids(stage.windows(start)) == ids(every[start:])
+    in_order = batches(stage.rows, batch_size=3, seed=0, epoch=0, shuffle=False)
+    assert ids(made(shuffle=False).stage.windows(0)) == 3 * [batch.input_ids.tolist() for batch in in_order]
+
+
+@pytest.mark.parametrize("batching", ["pack", "pad"])
+def test_held_out_text_is_neither_trained_on_nor_known_to_the_baselines(made, batching):
+    stage = made(batching=batching, eval_tokens=10**6).stage
+    train, held = stage.train_tokens, stage.held_tokens
+    assert (train.num_documents, held.num_documents) == (21, 2)
+    for rows, tokens in ((stage.rows, train), (stage.held_out.rows, held)):
+        every = [rows[i] for i in range(len(rows))]
+        real = np.concatenate([row.input_ids[row.segment_ids >= 0] for row in every])
+        documents = [tokens.document(i) for i in range(tokens.num_documents)]
+        kept = documents if batching == "pack" else [d if len(d) <= 24 else np.append(d[:23], d[-1]) for d in documents]
+        assert_same(real, np.concatenate(kept))
+    every = np.arange(CONFIG.vocab_size)
+    assert_same(stage.held_out.baselines.unigram_nll(every), fit(train, CONFIG.vocab_size).unigram_nll(every))
+
+
+def test_texts_are_wrapped_unless_asked_otherwise(made):
+    for wrap in (True, False):
+        stage = made(wrap_text=wrap).stage
+        assert (stage.train_tokens.document(0)[0] == stage.tokenizer.start_id) == wrap
+
+
+def test_settings_reach_the_optimiser_the_weights_and_the_clock(made):
+    run = made(weight_decay=0.3, beta1=0.7, beta2=0.8, learning_rate=0.02, max_steps=4).run
+    assert [(g["weight_decay"], g["betas"], g["lr"]) for g in run.optimizer.param_groups] == [
+        (0.3, (0.7, 0.8), 0.02), (0.0, (0.7, 0.8), 0.02),
+    ]  # fmt: skip
+    assert {g["weight_decay"] for g in made(weight_decay=0.3, decay="all").run.optimizer.param_groups} == {0.3}
+    assert (run.total_steps, made().run.total_steps) == (4, made().stage.total_windows)
+    expected = Transformer(CONFIG, generator=torch.Generator().manual_seed(9)).state_dict()
+    for name, tensor in run.model.state_dict().items():
+        assert_same(tensor, expected[name])
+
+
+def test_a_tokenizer_of_ones_own_is_used(made, tmp_path):
+    content = json.loads(Tokenizer.load().source)
+    content["model"]["merges"] = []
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "tokenizer.json").write_text(json.dumps(content))
+    stage = made(tokenizer=str(tmp_path / "own")).stage
+    text = json.loads((tmp_path / "corpus.jsonl").read_text().splitlines()[0])["text"]
+    assert stage.train_tokens.document(0).tolist() == [1, *stage.tokenizer.encode(text), 2]
+    assert len(stage.train_tokens.document(0)) == len(text.encode()) + 2
+
+
+def test_the_loss_has_the_load_balance_and_the_sum_over_targets(made):
+    moe = CONFIG.replace(use_moe=True, num_experts=3, moe_intermediate_size=5)
+    session = made(moe)
+    batch = next(session.stage.windows(0))[0]
+    loss = session.stage.loss(session.run.network, batch)
+    assert float(loss.aux.detach()) > 0
+    assert 0.5 < float(loss.total.detach()) / batch.num_tokens / np.log(CONFIG.vocab_size) < 2
+
+
+def test_a_resumed_run_goes_on_after_the_windows_consumed_also_where_some_were_skipped(made, tmp_path, monkeypatch):
+    session = made()
+    session.run.progress = Progress(windows=4, steps=2, skipped=2)
+    path = tmp_path / "pretrain_resume.pt"
+    save_resume(session.run, path, config=CONFIG, stage="pretrain", data=session.stage.fingerprint)
+    again = made(resume=read_resume(path, "pretrain"))
+    assert again.run.progress == Progress(4, 2, 2)
+    seen = []
+    monkeypatch.setattr(again.stage, "windows", lambda start: seen.append(start) or iter(()))
+    again.train()
+    assert seen == [4]
+
+
+def test_weights_are_saved_in_full_precision(made, tmp_path):
+    model = made().run.model
+    save_weights(model, tmp_path / "x.pth")
+    stored = torch.load(tmp_path / "x.pth", weights_only=True)
+    for name, tensor in model.state_dict().items():
+        assert_same(stored[name], tensor)
+
+
+def test_the_loss_scale_is_saved_and_restored(made, tmp_path):
+    session, path = made(dtype="float16"), tmp_path / "pretrain_resume.pt"
+    session.run.scaler = GradScaler(init_scale=8.0)
+    save_resume(session.run, path, config=CONFIG, stage="pretrain", data=session.stage.fingerprint)
+    assert made(dtype="float16", resume=read_resume(path, "pretrain")).run.scaler.get_scale() == 8.0
+
+
+def test_evaluate_judges_each_half_beside_what_the_other_taught(tmp_path, capsys):
+    """Even and odd documents share no word, so that their baselines know nothing; each half's own would know all."""
+    texts = ["cat " * 9 if i % 2 else "dog " * 5 for i in range(40)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    save_minimind(Transformer(ModelConfig(hidden_size=16)), tmp_path / "x.pth")
+    tokenizer = Tokenizer.load()
+    tokenizer.save(tmp_path / "tokenizer.json")
+    files = ["--from", str(tmp_path / "x.pth"), "--data_path", str(tmp_path / "x.jsonl"), "--device", "cpu"]
+    assert run_command(evaluate.main, files) == 0
+    printed = capsys.readouterr().out
+    targets = sum(len(tokenizer.encode(text)) + 1 for text in texts)
+    assert f"on the same {targets} tokens" in printed
+    for name in ("unigram", "bigram"):
+        loss = float(re.search(rf"{name} (\S+) ", printed)[1])
+        assert loss > 0.5 * np.log(6400)  # the end token and the space are known
