@@ -14,14 +14,14 @@ from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.errors import UserError, run_command
 from minimind_ref.flags import Parser
 from minimind_ref.model.transformer import Transformer
-from minimind_ref.train.checkpoint import load_weights
 from minimind_ref.train.device import Placement, place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import HeldOut, combine, evaluate, token_bytes
 from minimind_ref.train.pretrain import check_vocabulary
-from minimind_ref.train.run_folder import read_config, read_weights
+from minimind_ref.train.run_folder import read_network
+from minimind_ref.train.settings import Settings
 
-DESCRIPTION = """Loss, perplexity and bits a byte of a run's weights on a JSONL file of {"text": …} lines.
+DESCRIPTION = """Loss, perplexity and bits a byte of any weights on a JSONL file of {"text": …} lines.
 
 The baselines are a unigram and a bigram that saw the other half of the same file: each half is judged by what the
 other half taught.  The network is judged on both halves."""
@@ -30,8 +30,10 @@ other half taught.  The network is judged on both halves."""
 def main(argv: Sequence[str]) -> None:
     """Parse the command line, evaluate, print."""
     parser = Parser(prog="python -m minimind_ref.evaluate", description=DESCRIPTION)
-    parser.add_argument("--from", dest="source", required=True, help="run folder, with config.json and weights")
-    parser.add_argument("--weights", help="a .pth file to judge instead of the folder's newest")
+    parser.add_argument(
+        "--from", dest="source", type=Path, required=True, help="run folder, MiniMind .pth, or Hugging Face folder"
+    )
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json; none: the one beside the weights")
     parser.add_argument("--data_path", help="JSONL file; none: the built-in corpus' held-out part")
     parser.add_argument("--max_seq_len", type=int, default=512, help="tokens in a row [512]")
     parser.add_argument("--batch_size", type=int, default=16, help="rows at once [16]")
@@ -43,20 +45,16 @@ def main(argv: Sequence[str]) -> None:
     for name in ("max_seq_len", "batch_size", "max_tokens"):
         if getattr(options, name) < (2 if name == "max_seq_len" else 1):
             raise UserError(f"--{name} {getattr(options, name)} is too small")
-    folder = Path(options.source)
-    record = read_config(folder)
-    path, state = read_weights(Path(options.weights) if options.weights else folder)
-    model = Transformer(record["model"])
-    load_weights(model, state, path)
+    model, path = read_network(options.source)
     placement = place(options.device, options.dtype)
     model.to(placement.device)
     print(f"weights   {path}")
     print(f"device    {placement.reason}")
     with tempfile.TemporaryDirectory() as cache:
         try:
-            tokenizer = Tokenizer.load(folder)
-            check_vocabulary(tokenizer, record["model"])
-            tokens = _tokens(options, tokenizer, cache, record["settings"]["held_out"])
+            tokenizer = Tokenizer.load(options.tokenizer or path.with_name("tokenizer.json"))
+            check_vocabulary(tokenizer, model.config)
+            tokens = _tokens(options, tokenizer, cache)
         except ValueError as error:
             raise UserError(str(error)) from None
         loss, baseline_losses = _evaluate(model, tokens, tokenizer, placement, options)
@@ -64,9 +62,9 @@ def main(argv: Sequence[str]) -> None:
     print(f"          {baseline_losses}")
 
 
-def _tokens(options: Namespace, tokenizer: Tokenizer, cache: str, fraction: float) -> TokenFile:
+def _tokens(options: Namespace, tokenizer: Tokenizer, cache: str) -> TokenFile:
     if options.data_path is None:
-        return split(tokenise_corpus(tokenizer, cache_dir=cache, progress=False), fraction)[1]
+        return split(tokenise_corpus(tokenizer, cache_dir=cache, progress=False), Settings.held_out)[1]
     return tokenise_jsonl(options.data_path, tokenizer, cache_dir=cache, on_bad_line=options.on_bad_line)
 
 

@@ -30,10 +30,10 @@ class Parser(argparse.ArgumentParser):
 
 def add_fields(parser: argparse.ArgumentParser, config: Any, defaults: Mapping[str, Any], default_group: str) -> None:
     """Add `--field` for every field, in the groups that the fields name; what is not given stays out of the result."""
-    groups: dict[str, Any] = {}
+    groups: dict[str | None, Any] = {group.title: group for group in parser._action_groups}
     for f in fields(config):
         title = f.metadata.get("group", default_group)
-        group = groups.setdefault(title, parser.add_argument_group(title))
+        group = groups[title] if title in groups else groups.setdefault(title, parser.add_argument_group(title))
         default = defaults.get(f.name, f.default)
         shown = "" if default is None else f" [{str(default).lower() if isinstance(default, bool) else default}]"
         options: dict[str, Any] = {

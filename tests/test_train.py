@@ -9,8 +9,9 @@ import torch
 from runs import SMALL, start_elsewhere, train, train_elsewhere, write_corpus
 from tolerance import Ulps, assert_same, assert_within
 
-from minimind_ref import evaluate, inspect
+from minimind_ref import ModelConfig, Transformer, evaluate, inspect
 from minimind_ref.errors import run_command
+from minimind_ref.interop.minimind import save_minimind
 from minimind_ref.train import run as run_module
 from minimind_ref.train import session as session_module
 from minimind_ref.train.recipes import layer
@@ -136,6 +137,7 @@ def test_a_finished_run_says_so_and_a_resumed_one_keeps_its_settings(tmp_path, c
         (["--epochs", 2], "epochs is 1, not 2"),
         (["--learning_rate", 0.5], "learning_rate is 0.01, not 0.5"),
         (["--hidden_size", 32], "hidden_size is 16, not 32"),
+        (["--epochs", 1, "--max_steps", 9], "max_steps is None, not 9"),
         (["--preset", "tiny"], "not"),
     ):
         assert train("--resume", "--out_dir", out, *flags) == 2
@@ -265,6 +267,7 @@ def test_a_broken_checkpoint_is_refused_and_left_as_it_is(tmp_path, corpus, caps
         (missing, "q_proj.weight is missing"),
         (extra, "model.extra is not in this network"),
         ({"a": 1}, "format None"),
+        ({k: v for k, v in sound.items() if k != "progress"}, "progress is missing"),
     ):
         if isinstance(content, bytes):
             path.write_bytes(content)
@@ -311,10 +314,18 @@ def test_evaluate_and_inspect_read_a_run_back(tmp_path, corpus, capsys):
     assert re.search(
         r"loss \d\.\d+ nats/token, perplexity [\d.]+, [\d.]+ bits/byte\n +unigram", capsys.readouterr().out
     )
+    state = weights(out)
+    save_minimind(Transformer(ModelConfig(hidden_size=16)), tmp_path / "elsewhere.pth")
+    other = ["--from", str(tmp_path / "elsewhere.pth"), "--data_path", str(corpus), "--device", "cpu"]
+    assert run_command(evaluate.main, other) == 2
+    assert "tokenizer.json" in capsys.readouterr().err
+    assert run_command(evaluate.main, [*other, "--tokenizer", str(out)]) == 0
+    assert "elsewhere.pth" in capsys.readouterr().out
+    assert run_command(evaluate.main, ["--from", str(out / "pretrain_16.pth"), *other[2:]]) == 0
+    capsys.readouterr()
     assert run_command(inspect.main, [str(out)]) == 0
     printed = capsys.readouterr().out
     assert "optimiser: " in printed and "shares storage" in printed and "norms 80" in printed
-    state = weights(out)
     state["model.norm.weight"][0] = float("nan")
     torch.save(state, tmp_path / "broken.pth")
     assert run_command(inspect.main, [str(tmp_path / "broken.pth")]) == 0

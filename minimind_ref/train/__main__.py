@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minimind_ref.config import ModelConfig
+from minimind_ref.config import DERIVED, ModelConfig
 from minimind_ref.errors import UserError, run_command
 from minimind_ref.flags import Parser, add_fields, parse
 from minimind_ref.train.recipes import RECIPES, Family, layer
@@ -61,8 +61,9 @@ def resumed(given: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[Model
     if "preset" in given or "compat" in given:
         config, settings = layer(given)
         asked = {**config.to_dict(), **vars(settings), **given}
-    for name in asked.keys() & stored.keys() - FREE:
-        if asked[name] is not None and asked[name] != stored[name]:
+    for name in sorted(asked.keys() & stored.keys() - FREE):
+        derived = asked[name] is None and name in {*DERIVED, "batch_size"}
+        if not derived and asked[name] != stored[name]:
             raise UserError(f"--resume keeps the run's settings: {name} is {stored[name]}, not {asked[name]}")
     free = {name: given[name] for name in FREE & given.keys()}
     return ModelConfig(**content["config"]), replace(Settings(**content["settings"]), **free)

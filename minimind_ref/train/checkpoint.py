@@ -20,6 +20,19 @@ from minimind_ref.train.loop import Progress, Run
 FORMAT = 1
 """Version of the resume file; another one is refused."""
 
+CONTENT = {
+    "stage",
+    "config",
+    "settings",
+    "data",
+    "world_size",
+    "progress",
+    "model",
+    "optimizer",
+    "scaler",
+    "generators",
+}
+
 
 def weights_name(prefix: str, config: ModelConfig) -> str:
     """MiniMind's name of a stage's weights: pretrain_512.pth, pretrain_640_moe.pth."""
@@ -83,6 +96,8 @@ def read_resume(path: Path, stage: str) -> dict[str, Any]:
     content = read_file(path)
     if content.get("format") != FORMAT:
         raise UserError(f"{path}: format {content.get('format')!r} where this version reads {FORMAT}")
+    if lacking := sorted(CONTENT - content.keys()):
+        raise UserError(f"{path}: not a resume file of this format: {lacking[0]} is missing")
     if content["stage"] != stage:
         raise UserError(f"{path}: a {content['stage']} run, not {stage}")
     return content

@@ -7,6 +7,10 @@ from typing import Any
 
 from minimind_ref.config import ModelConfig
 from minimind_ref.errors import UserError
+from minimind_ref.interop.huggingface import load_huggingface
+from minimind_ref.interop.minimind import load_minimind
+from minimind_ref.interop.state_dict import load_weights
+from minimind_ref.model.transformer import Transformer
 from minimind_ref.train.checkpoint import read_file
 
 
@@ -33,6 +37,37 @@ def read_weights(source: Path, config: ModelConfig | None = None) -> tuple[Path,
         if config is not None:
             _require_same(config, record["model"], source)
     return path, read_file(path)
+
+
+def read_network(source: Path) -> tuple[Transformer, Path]:
+    """The network of a run folder, of a file (beside a run's config.json, or MiniMind's), or of Hugging Face's folder.
+
+    Returns it with the path of its weights (of its config.json for Hugging Face's).
+    """
+    folder = source if source.is_dir() else source.parent
+    try:
+        if source.is_dir() and not _is_run(folder):
+            return load_huggingface(folder), folder / "config.json"
+        if not _is_run(folder):
+            return load_minimind(source), source
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    record = read_config(folder)
+    path = folder / record["weights"] if source.is_dir() else source
+    model = Transformer(record["model"])
+    load_weights(model, read_file(path), path)
+    return model.eval(), path
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the folder's config.json is one that a run here wrote, or tried to."""
+    try:
+        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    except ValueError:
+        return True  # read_config says what is wrong
+    return isinstance(record, dict) and "stage" in record
 
 
 def _require_same(config: ModelConfig, stored: ModelConfig, source: Path) -> None:
