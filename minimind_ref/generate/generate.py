@@ -84,8 +84,11 @@ def _check(
     stop_ids: Sequence[int],
     num_samples: int,
 ) -> None:
-    if not prompts or not all(prompts):
-        raise ValueError(f"prompts must hold at least one token each; {len(prompts)} given, one of them empty or none")
+    if not prompts:
+        raise ValueError("prompts is empty: 0 given")
+    for n, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise ValueError(f"prompts[{n}] is empty but must hold at least one token")
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 0")
     if num_samples < 1:

@@ -36,14 +36,12 @@ class Choice:
         return choose_token(logits, torch.rand(len(logits), generator=self.generator, device=logits.device))
 
     def check(self) -> None:
-        """Refuse bad settings before the first forward pass, by choosing from one token."""
-        if not self.repetition_penalty > 0:
-            raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0")
+        """Refuse bad settings before the first forward pass, by trying them on one token."""
         one = torch.zeros(1, 1)
+        penalise_repetition(one, torch.zeros(1, 1, dtype=torch.long), self.repetition_penalty)
         filter_logits(one, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
 
 
-@torch.no_grad()  # not inference_mode, whose tensors could not take part in a later training step
 def steps(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
@@ -52,20 +50,24 @@ def steps(
     num_samples: int,
     choice: Choice,
 ) -> Iterator[list[int | None]]:
-    """One forward pass a step; the prompts' is shared by their samples."""
+    """One forward pass a step; the prompts' is shared by their samples.
+
+    The caller's modes hold between steps.  (no_grad, and not inference_mode: nothing that a network may keep of this
+    is unfit for a later training step.)
+    """
     ids, real = _padded(prompts, next(model.parameters()).device)
     stops = torch.tensor(stop_ids, dtype=torch.long, device=ids.device)
     finished = torch.zeros(len(ids) * num_samples, dtype=torch.bool, device=ids.device)
     new, cache = ids, None
     for step in range(max_new_tokens):
-        with evaluating(model):
+        with torch.no_grad(), evaluating(model):
             output = model(new, attention_mask=real, cache=cache)
-        logits, cache = output.logits[:, -1], output.cache
-        if step == 0:
-            ids, real, logits = (x.repeat_interleave(num_samples, dim=0) for x in (ids, real, logits))
-            cache = _repeated(cache, num_samples)
-        new = choice(logits, ids, real)[:, None]
-        ids, real = torch.cat((ids, new), dim=1), torch.cat((real, torch.ones_like(new)), dim=1)
+            logits, cache = output.logits[:, -1], output.cache
+            if step == 0:
+                ids, real, logits = (x.repeat_interleave(num_samples, dim=0) for x in (ids, real, logits))
+                cache = _repeated(cache, num_samples)
+            new = choice(logits, ids, real)[:, None]
+            ids, real = torch.cat((ids, new), dim=1), torch.cat((real, torch.ones_like(new)), dim=1)
         yield [None if done else index for done, index in zip(finished.tolist(), new[:, 0].tolist(), strict=True)]
         finished |= torch.isin(new[:, 0], stops)
         if finished.all():
