@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 
 import minimind_ref.model.rms_norm as torch_face
 import minimind_ref.oracle.rms_norm as oracle
-from minimind_ref.golden import files, safetensors
+from minimind_ref.data.tokenizer import Tokenizer
+from minimind_ref.golden import files, safetensors, texts
 from minimind_ref.golden.__main__ import main
 from minimind_ref.golden.folder import Folder
 from minimind_ref.golden.generator import words
@@ -385,6 +386,55 @@ def test_of_a_large_case_only_single_numbers_stay_in_the_json(pick_root, monkeyp
     assert "values" in case["expected"]["index"]
 
 
+# ---- text ----
+
+
+@pytest.fixture
+def text_root(tmp_path):
+    """Two unrecorded cases of the tokenizer: ids and text."""
+    for folder in ("golden", "specs"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(ROOT / "specs" / "tokenizer.md", tmp_path / "specs")
+    document = read(ROOT, "tokenizer")
+    chosen = [authored(case) for case in document["cases"] if case["id"] in ("tokenizer/leftmost", "tokenizer/decode")]
+    write(tmp_path, {**document, "cases": chosen}, "tokenizer")
+    return tmp_path
+
+
+def test_text_is_recorded_by_the_definition_and_is_equal_or_wrong(text_root, capsys):
+    assert run(text_root, "regen", "--reason", "first") == run(text_root, "check") == 0
+    document = read(text_root, "tokenizer")
+    ids, text = document["cases"]
+    assert ids["computed_by"] == text["computed_by"] == "definition"
+    assert ids["expected"]["ids"] == {"json": [260, 67, 223, 260, 259, 67]} and ids["bound"]["float16"] == {}
+    assert text["expected"]["text"] == {"json": "low 中lower"}
+    text["expected"]["text"] = {"json": "low 中 lower"}
+    write(text_root, document, "tokenizer")
+    capsys.readouterr()
+    assert run(text_root, "check") == 1 and "float64/text is 'low 中lower'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("face", ["oracle", "torch", "definition"])
+def test_text_that_a_face_gives_otherwise_is_refused(text_root, capsys, monkeypatch, face):
+    name = f"{face}_encode"
+    run_face = getattr(texts, name)
+    monkeypatch.setattr(texts, name, lambda *given, **named: run_face(*given, **named)[::-1])
+    assert run(text_root, "regen", "--reason", "wrong") == 1
+    assert re.search(r"(torch|oracle)'s ids is \[", capsys.readouterr().err)
+
+
+def test_a_tokenizer_file_must_have_its_hash(text_root, capsys):
+    document = read(text_root, "tokenizer")
+    file = {"file": "minimind_ref/data/tokenizer.json", "sha256": 64 * "0"}
+    document["cases"][0]["inputs"]["tokenizer"] = {"json": file}
+    write(text_root, document, "tokenizer")
+    assert run(text_root, "regen", "--reason", "hash") == 1
+    assert f"has the sha256 {Tokenizer.load().fingerprint} but 000" in capsys.readouterr().err
+
+
+# ---- results of no array ----
+
+
 class Clock(NamedTuple):
     rate: float
     step: int
@@ -439,6 +489,26 @@ def test_plain_numbers_are_recorded_exactly(clock_root, capsys):
         write(clock_root, changed, "clock")
         capsys.readouterr()
         assert run(clock_root, "check") == 1 and f"float64/{name} moves by 1 ulp" in capsys.readouterr().out
+
+
+def test_plain_numbers_may_be_off_by_the_ulps_that_the_case_states(clock_root, capsys, monkeypatch):
+    document = read(clock_root, "clock")
+    document["cases"][0]["ulps"] = 2
+    write(clock_root, document, "clock")
+
+    def changed(clock: Clock, *, counts):
+        shares, after, cut = tick(clock, counts=counts)
+        return [shares[0], float(np.nextafter(shares[1], 1.0))], after, cut
+
+    monkeypatch.setattr(sys.modules["minimind_ref.oracle.clock"], "tick", changed)
+    assert run(clock_root, "regen", "--reason", "first") == run(clock_root, "check") == 0
+    document = read(clock_root, "clock")
+    case = document["cases"][0]
+    assert case["expected"]["shares"]["values"] == [0.25, 0.75 / 7]  # the definition's, not the oracle's
+    assert case["bound"]["float64"]["shares"] == [files.round_up(2 * np.spacing(x)) for x in (0.25, 0.75 / 7)]
+    case["expected"]["shares"]["values"][1] *= 1 - 3 * 2.0**-52
+    write(clock_root, document, "clock")
+    assert run(clock_root, "check") == 1 and "float64/shares moves by" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

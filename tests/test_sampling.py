@@ -29,7 +29,7 @@ SETTINGS = (
 each_profile = pytest.mark.parametrize("profile", DTYPES)
 each_setting = pytest.mark.parametrize("options", SETTINGS, ids=str)
 each_kind = pytest.mark.parametrize("kind", ("float", "decimal"))
-rows = arrays((B, V), low=-1, high=2)
+rows = arrays((B, V), low=-1, high=2).filter(lambda z: all(len(set(row)) == V for row in z.tolist()))  # without ties
 HIDDEN = -np.inf
 LOGITS = draw(1, (B, V), 2.0)
 IDS = draw_integers(2, (B, T), 0, V)
@@ -159,7 +159,7 @@ def test_sampling_3_temperature_zero_is_greedy_and_the_limit(logits):
     assert_same(np.isfinite(found).argmax(axis=1), logits.argmax(axis=1))
     assert_same(np.isfinite(found).sum(axis=1), np.ones(B, int))
     assert_same(found.max(axis=1), logits.max(axis=1))
-    cold = torch.tensor(filtered(logits, temperature=1e-7)).softmax(dim=-1)  # gaps are multiples of 2⁻¹⁷
+    cold = torch.tensor(filtered(logits, temperature=1e-300)).softmax(dim=-1)
     assert_same(cold > 0, torch.tensor(np.isfinite(found)))
 
 
@@ -255,7 +255,7 @@ def test_sampling_7_a_witness_for_every_order_that_matters(first, second, parts,
 @given(rows, st.sampled_from(SETTINGS), st.integers(-20, 20), st.permutations(range(V)), st.permutations(range(B)))
 def test_sampling_8_shifts_permutations_and_rows(logits, options, shift, order, swap):
     stays = kept(logits, **options)
-    assert_same(kept(logits + shift, **options), stays)  # exact: the logits are multiples of 2⁻¹⁷
+    assert_same(kept(logits + shift, **options), stays)  # exact: the logits are multiples of 2⁻²⁵ below 2¹²
     assert_same(kept(logits[:, order], **options), stays[:, order])
     assert_same(filtered(logits[list(swap)], **options), filtered(logits, **options)[list(swap)])
     assert_same(filtered(logits[:1], **options), filtered(logits, **options)[:1])

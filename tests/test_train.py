@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -159,6 +161,40 @@ def test_two_processes_end_where_one_with_the_same_global_batch_ends(tmp_path, c
     rounding = Ulps(2**12, "float32", "gradients summed in another order, through Adam's quotient, for 8 steps")
     for key, tensor in states[0].items():
         assert_within(states[1][key], tensor, rounding.of(torch.full_like(tensor, float(tensor.abs().max())).numpy()))
+
+
+class Tracker:
+    """Stands for the wandb module and for its run."""
+
+    def __init__(self):
+        self.calls, self.api = [], SimpleNamespace(api_key=None)
+
+    def init(self, **options):
+        self.calls.append(("init", options))
+        return self
+
+    def log(self, values, step):
+        assert self.calls[-1][0] != "finish"
+        self.calls.append(("log", step))
+
+    def finish(self):
+        self.calls.append(("finish",))
+
+
+def test_use_wandb_logs_every_measurement_offline_without_an_account(tmp_path, corpus, monkeypatch):
+    tracker = Tracker()
+    monkeypatch.setitem(sys.modules, "wandb", tracker)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", tmp_path / "out", "--use_wandb") == 0
+    steps = [json.loads(line)["step"] for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert tracker.calls[0][1]["mode"] == "offline" and tracker.calls[0][1]["config"]["batch_size"] == 3
+    assert tracker.calls[1:] == [*(("log", step) for step in steps), ("finish",)]
+
+
+def test_use_wandb_without_the_package_says_how_to_get_it(tmp_path, corpus, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace())  # as a folder of that name imports
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", tmp_path / "out", "--use_wandb") == 2
+    assert "pip install 'minimind-ref[track]'" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, corpus, monkeypatch, capsys):

@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from minimind_ref.data import corpus
 from minimind_ref.data.jsonl import DataError, open_regular, read_jsonl
 from minimind_ref.data.token_file import TokenFile
 from minimind_ref.data.token_writer import Encoder, write_token_file
+from minimind_ref.progress import progress_bar
 
 
 def tokenise_jsonl(
@@ -36,7 +35,9 @@ def tokenise_jsonl(
     skipped: Counter[str] = Counter()
 
     def texts() -> Iterator[str]:
-        with tqdm(total=before[0], unit="B", unit_scale=True, desc=f"tokenise {path}", disable=not progress) as bar:
+        with progress_bar(
+            total=before[0], unit="B", unit_scale=True, desc=f"tokenise {path}", disable=not progress
+        ) as bar:
             yield from read_jsonl(path, key=key, on_bad_line=on_bad_line, skipped=skipped, on_bytes=bar.update)
         if _identity(path) != before:
             raise DataError(f"{path}: changed while it was read")
@@ -54,7 +55,7 @@ def tokenise_corpus(
 
     def texts() -> Iterator[str]:
         documents = corpus.documents(sources=sources)
-        yield from tqdm(documents, unit=" documents", desc="tokenise the built-in corpus", disable=not progress)
+        yield from progress_bar(documents, unit=" documents", desc="tokenise the built-in corpus", disable=not progress)
 
     return write_token_file(texts(), tokenizer, cache_dir=cache_dir, name="corpus", wrap=wrap, settings=settings)
 

@@ -30,17 +30,17 @@ def compute(component: str, case: dict[str, Any], specs: Path, *, full: bool) ->
     """
     from minimind_ref.oracle.bounded import PROFILES
 
-    outputs, gradients = Computed(), Computed()
+    outputs, gradients, found = Computed(), Computed(), ()
     for profile in ["float64", *[p for p in case.get("profiles", PROFILES) if p != "float64"]]:
         inputs, cotangents = as_stored(case, profile)
         source = profile if profile == "float64" or differ(case, inputs, cotangents) else "float64"
-        found = None
         if source == profile:
-            found = expect(component, case, profile, inputs, cotangents, specs if full else None, outputs, gradients)
-        if found is None or profile != "float64":
+            exact = expect(component, case, profile, inputs, cotangents, specs if full else None, outputs, gradients)
+            found = found or exact
+        if profile != "float64" and any(is_floating(x) for _, x in leaves(inputs)):  # integers and text have no profile
             found = faces.run_oracle(component, case, inputs, cotangents, profile)
         for computed, results in zip((outputs, gradients), found, strict=True):
-            computed.bound[profile] = bounds(results, computed.expected[source], profile)
+            computed.bound[profile] = bounds(results, computed.expected[source], profile, case.get("ulps", 0))
     if full:
         agreement.with_torch(component, case, outputs, gradients)
         agreement.with_slopes(component, case, gradients, specs)
@@ -53,17 +53,18 @@ def expect(
 ) -> tuple[Named, Named]:  # fmt: skip
     """Fill in expected values, from the definition where there is one, and tolerances; give the oracle's results.
 
-    Plain floats came from no array, so no bound was carried along: they must be the definition's to the last bit.
+    Plain floats came from no array, so no bound was carried along: they must be the definition's to the last bit, or
+    within the units in the last place that the case states.
     """
     found = faces.run_oracle(component, case, inputs, cotangents, "float64")
     for computed, results in zip((outputs, gradients), found, strict=True):
         computed.expected[profile] = {n: settled(plain(y)) for n, y in results.items()}
-        computed.tolerance[profile] = bounds(results, computed.expected[profile], "float64")
+        computed.tolerance[profile] = bounds(results, computed.expected[profile], "float64", case.get("ulps", 0))
     exact = faces.exact_outputs(component, case, inputs, specs) if specs else None
     if exact is not None:
         for n, y in outputs.expected[profile].items():
             agreement.within(f"oracle's {n}", y, exact[n], outputs.tolerance[profile].get(n))
-            exact[n] = y if isinstance(y, list) else exact[n]
+            exact[n] = y if isinstance(y, list | str) else exact[n]
         outputs.expected[profile], outputs.by = exact, "definition"
     for n in [n for n, y in found[0].items() if plain_numbers(y)] if specs and exact is None else []:
         raise GoldenError(f"{n} is a plain float without a bound: give the input that it depends on a shape")
@@ -91,15 +92,18 @@ def plain(y: Any) -> Any:
     return np.asarray(value(y)) if hasattr(y, "dtype") else y
 
 
-def bounds(results: Named, expected: Named, profile: str) -> Named:
-    """Give the bounds of the floating results: 0 where the expected value is not finite, and never infinite."""
-    from minimind_ref.oracle.bounded import bound
+def bounds(results: Named, expected: Named, profile: str, ulps: float) -> Named:
+    """Give the bounds of the floating results: 0 where the expected value is not finite, and never infinite.
+
+    What came from no array carries none: it has the case's `ulps`, 0 where it must be the definition's value rounded.
+    """
+    from minimind_ref.oracle.bounded import Bounded, bound
 
     found = {}
     for n, y in results.items():
-        if plain_numbers(y):
-            found[n] = np.zeros(np.shape(y))  # the definition's value, correctly rounded, or `expect` refuses it
-        if hasattr(y, "dtype"):
+        if plain_numbers(y) or (is_floating(y) and not isinstance(y, Bounded)):
+            found[n] = ulps * np.spacing(np.where(np.isfinite(expected[n]), np.abs(expected[n]), 0.0))
+        elif hasattr(y, "dtype"):
             each = np.where(np.isfinite(expected[n]), bound(y), 0.0)
             if not np.isfinite(each).all():
                 raise GoldenError(f"{n} is undecided in {profile}: change the inputs or leave the profile out")

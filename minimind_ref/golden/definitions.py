@@ -99,6 +99,8 @@ def floats(x: Any) -> Any:
 
 
 def _array(x: Any) -> Any:
+    if isinstance(x, str) or (isinstance(x, list) and any(isinstance(entry, str) for entry in x)):
+        return x
     if isinstance(x, list) and len({len(entry) if isinstance(entry, list) else 0 for entry in x}) > 1:
         return x  # lists of unequal lengths are no array
     array = np.array(x)

@@ -53,9 +53,11 @@ def from_recipe(node: dict) -> np.ndarray:
 
 
 def build(node: Any) -> Any:
-    """Build what an input's node describes: a tensor, a tuple of nodes (a list), named nodes (an object), a number."""
+    """Build what an input's node describes: a tensor, a tuple of nodes (a list), an object of nodes, plain data."""
     if isinstance(node, list):
         return tuple(build(entry) for entry in node)
+    if isinstance(node, dict) and "json" in node:
+        return node["json"]
     if isinstance(node, dict):
         return from_recipe(node) if "shape" in node else {key: build(entry) for key, entry in node.items()}
     return node
@@ -65,7 +67,7 @@ def attach(node: Any, tensors: dict[str, np.ndarray]) -> Any:
     """Give every input that is stored as a tensor of the safetensors file its values."""
     if isinstance(node, list):
         return [attach(entry, tensors) for entry in node]
-    if not isinstance(node, dict):
+    if not isinstance(node, dict) or "json" in node:
         return node
     if "shape" not in node:
         return {key: attach(entry, tensors) for key, entry in node.items()}
@@ -88,7 +90,7 @@ def with_values(node: Any) -> Any:
     """
     if isinstance(node, list):
         return [with_values(entry) for entry in node]
-    if not isinstance(node, dict):
+    if not isinstance(node, dict) or "json" in node:
         return node
     if "shape" not in node:
         return {key: with_values(entry) for key, entry in node.items()}

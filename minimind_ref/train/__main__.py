@@ -1,5 +1,6 @@
 """`python -m minimind_ref.train [STAGE] --flag value …`: read the command line, then run the stage."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,8 @@ def main(argv: Sequence[str]) -> None:
     if stage not in STAGES:
         raise UserError(f"unknown stage {stage!r}; stages: {', '.join(STAGES)}")
     given = parse(_parser(), argv)
+    # Threads that spin while they wait cost a busy machine an order of magnitude; read when torch loads OpenMP.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from minimind_ref.train.run import run_stage  # torch takes seconds to load: --help and mistakes need none
 
     if given.get("resume"):

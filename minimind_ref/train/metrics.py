@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from minimind_ref.errors import UserError
+from minimind_ref.progress import progress_bar
 
 
 class Metrics:
@@ -19,13 +20,11 @@ class Metrics:
 
     def __init__(self, folder: Path, *, main: bool, total_steps: int, done_steps: int) -> None:
         self.main, self.path = main, folder / "metrics.jsonl"
-        self._bar: Any = tqdm(
+        self._bar = progress_bar(
             total=total_steps,
             initial=done_steps,
             unit="step",
             disable=not main,
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 10.0,
         )
         self._wandb: Any = None
         self._start, self._tokens = time.monotonic(), 0
@@ -69,9 +68,13 @@ class Metrics:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
+    def end_bar(self) -> None:
+        """Leave the bar as it stands; what is printed from now on comes below it."""
+        self._bar.close()
+
     def close(self) -> None:
         """End the bar and the tracker."""
-        self._bar.close()
+        self.end_bar()
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -79,8 +82,10 @@ class Metrics:
 def import_wandb() -> Any:
     """The tracker's module, or UserError that says how to get it."""
     try:
-        return import_module("wandb")
-    except ImportError:
+        wandb = import_module("wandb")
+        wandb.init  # noqa: B018 - not there in a mere folder of that name, as wandb itself leaves behind
+        return wandb
+    except (ImportError, AttributeError):
         raise UserError("--use_wandb needs the extra 'track': pip install 'minimind-ref[track]'") from None
 
 

@@ -39,18 +39,19 @@ class Session:
         if run.ranks.main and not progress.windows:
             self.resume_path.unlink(missing_ok=True)  # of an earlier run in the same folder
         self.metrics = Metrics(self.folder, main=run.ranks.main, total_steps=run.total_steps, done_steps=progress.steps)
-        start = time.monotonic()
         try:
             if run.settings.use_wandb:
                 self.metrics.start_wandb(self.folder, asdict(run.settings))
+            start = time.monotonic()
             with self._listening():
                 fit(run, self.stage.windows(progress.windows), self.stage.loss, self._after_step)
             self._save()
+            self.metrics.end_bar()
+            if self.interrupted and not self._finished():
+                raise RunError(f"interrupted and saved at step {progress.steps}; continue with --resume")
+            self._conclude(time.monotonic() - start)
         finally:
             self.metrics.close()
-        if self.interrupted and not self._finished():
-            raise RunError(f"interrupted and saved at step {progress.steps}; continue with --resume")
-        self._conclude(time.monotonic() - start)
 
     def _finished(self) -> bool:
         progress = self.run.progress
