@@ -52,9 +52,10 @@ def successor(index, length, step=1):
     return [float(i == (index + step) % V) for i in range(V)]
 
 
-def loaded(name, seed=1):
-    config = model_config(name)
-    parameters = parameters_of(config, seed)
+def loaded(name, seed=2, **changes):
+    """A small network whose greedy answers are neither constant nor alike."""
+    config = model_config(name, tie_word_embeddings=False, **changes)
+    parameters = parameters_of(config, seed, scale=1.0)
     return config, parameters, model_of(config, parameters)
 
 
@@ -64,6 +65,7 @@ def test_ragged_prompts_give_what_each_gives_alone_and_what_the_oracle_gives_wit
     config, parameters, model = loaded(name)
     together = generate(model, PROMPTS, max_new_tokens=5, temperature=0.0)
     assert together == [generate(model, [p], max_new_tokens=5, temperature=0.0)[0] for p in PROMPTS]
+    assert len(set(map(tuple, together))) == 3 and max(len(set(row)) for row in together) > 2
     decided = []
     for prompt, answer in zip(PROMPTS, together, strict=True):
         ids = np.array([prompt + answer[:-1]])
@@ -163,8 +165,7 @@ def test_the_table_may_be_filled_and_not_exceeded():
 
 
 def test_yarn_makes_room_for_a_longer_prompt():
-    config = model_config("yarn", max_position_embeddings=64)
-    model = model_of(config, parameters_of(config))
+    _, _, model = loaded("yarn", max_position_embeddings=64)
     prompt = draw_integers(22, (TABLE + 9,), 0, V).tolist()
     assert len(generate(model, [prompt], max_new_tokens=3)[0]) == 3
     with pytest.raises(ValueError, match="max_position_embeddings=40"):
@@ -182,6 +183,11 @@ def test_samples_are_grouped_by_prompt_and_differ():
     model = Scripted(successor)
     greedy = generate(model, [[1], [5, 6]], max_new_tokens=2, temperature=0.0, num_samples=3)
     assert greedy == [[2, 3]] * 3 + [[7, 8]] * 3
+    _, _, model = loaded("minimind2")
+    once = generate(model, PROMPTS, max_new_tokens=4, temperature=0.0)
+    assert len(set(map(tuple, once))) == 3, "prompts whose samples could be exchanged show nothing"
+    thrice = generate(model, PROMPTS, max_new_tokens=4, temperature=0.0, num_samples=3)
+    assert thrice == [row for row in once for _ in range(3)]
     even = Scripted(lambda index, length: [0.0] * V)
     rows = generate(even, [[1]], max_new_tokens=1, num_samples=16, generator=torch.Generator().manual_seed(2))
     assert len({row[0] for row in rows}) > 4, "the first token is drawn for each sample, not once for all"
@@ -269,8 +275,7 @@ def test_modes_are_restored_after_an_error():
 
 
 def test_dropout_does_not_act():
-    config = model_config("minimind2", dropout=0.5)
-    model = model_of(config, parameters_of(config)).train()
+    model = loaded("minimind2", dropout=0.5)[2].train()
     options = {"max_new_tokens": 6, "temperature": 0.0}
     assert generate(model, PROMPTS, **options) == generate(loaded("minimind2")[2], PROMPTS, **options)
 
@@ -291,6 +296,23 @@ def test_a_training_step_after_generation_has_the_gradients_of_one_before(mode):
         generate(model, PROMPTS, max_new_tokens=3, num_samples=2)
     for one, other in zip(before, gradients(), strict=True):
         assert_same(one, other)
+
+
+class Remembering(Transformer):
+    """A network that makes a table when it first runs, and keeps it."""
+
+    def forward(self, *arguments, **options):
+        output = super().forward(*arguments, **options)
+        if not hasattr(self, "table"):
+            self.table = torch.linspace(0.5, 1.5, V, dtype=output.logits.dtype)
+        return output._replace(logits=output.logits * self.table)
+
+
+def test_what_a_network_keeps_of_a_generation_is_fit_for_training():
+    model = Remembering(model_config("minimind2"))
+    generate(model, [[1, 2]], max_new_tokens=2)
+    model(torch.tensor([[1, 2]])).logits.square().sum().backward()
+    assert all((p.grad != 0).any() for p in model.parameters())
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
