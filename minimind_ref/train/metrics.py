@@ -99,12 +99,10 @@ def keep_until(path: Path, step: int) -> None:
 def draw_curves(folder: Path) -> Path | None:
     """Plot loss and held-out loss over steps into curves.png; None where matplotlib is not installed."""
     try:
-        import matplotlib
+        import_module("matplotlib").use("Agg")
     except ImportError:
         return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = import_module("matplotlib.pyplot")
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for key, style in (("loss", "-"), ("held_out_loss", "o-"), ("unigram", "--"), ("bigram", ":")):
