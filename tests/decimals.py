@@ -3,27 +3,16 @@
 import decimal
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from minimind_ref.golden.definitions import DECIMAL, DIGITS, FLOAT, GUARD, _functions, _prepared, source
+from minimind_ref.golden.compositions import composed
+from minimind_ref.golden.definitions import DIGITS, GUARD
+
+__all__ = ["composed", "slope"]
 
 STEP = Decimal("1e-18")  # truncation ~1e-36, cancellation ~1e-47: far below float64
-
-
-def composed(name: str, parts: tuple[str, ...], kind: str) -> SimpleNamespace:
-    """Execute the definition of specs/NAME.md with the public functions of its parts' definitions in its namespace."""
-    injected = DECIMAL if kind == "decimal" else FLOAT
-    space: dict[str, Any] = dict(injected)
-    for part in parts:
-        inner: dict[str, Any] = dict(space if part == "block" else injected)
-        exec(compile(source(part), f"specs/{part}.md", "exec"), inner)
-        space |= {n: f for n, f in _functions(inner, injected) if n not in space}
-    known = dict(space)
-    exec(compile(source(name), f"specs/{name}.md", "exec"), space)
-    return SimpleNamespace(**{n: _prepared(f, kind) for n, f in _functions(space, known)})
 
 
 def slope(function: Callable, inputs: dict[str, Any], directions: dict[str, Any], cotangent: Any) -> float:

@@ -20,7 +20,6 @@ from minimind_ref.oracle.rope import rope_frequencies, rope_table
 
 B, S, D, H = 2, 5, 6, 4
 PROFILES = ("float64", "float32", "bfloat16", "float16")
-PARTS = ("rms_norm", "rope", "attention", "swiglu", "moe")
 SHAPE = {
     "vocab_size": 11, "hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2,
     "head_dim": H, "intermediate_size": 7, "moe_intermediate_size": 3, "num_experts": 5, "max_position_embeddings": 40,
@@ -169,7 +168,7 @@ def test_block_1_definition_agrees_with_the_oracle(kind, number):
     config, mask, parameters = config_of(kind), mask_of(3), parameters_of(config_of(kind), 3)
     options = {**options_of(config), "mask": mask}
     expected = oracle.block(bounded(stream(3)), bounded(parameters), *bounded_tables(), **options)
-    y, aux, (keys, values) = composed("block", PARTS, number).block(stream(3), parameters, *tables(), **options)
+    y, aux, (keys, values) = composed("block", number).block(stream(3), parameters, *tables(), **options)
     for exact, limit in ((y, expected[0]), (float(aux), expected[1]), (keys, expected[2][0]), (values, expected[2][1])):
         assert_within(floats(exact), limit)
 
@@ -184,7 +183,7 @@ def test_block_13_gradients_are_the_definitions_derivatives(kind):
         "parameters": {name: draw(60 + i, p.shape) for i, (name, p) in enumerate(parameters.items())},
     }
     dy, daux = draw(7, (B, S, D)), np.float64(-0.7)
-    define = composed("block", PARTS, "decimal").block
+    define = composed("block", "decimal").block
     exact = slope(
         lambda x, parameters: define(x, parameters, *tables(), **options)[:2], inputs, directions, (dy, float(daux))
     )

@@ -19,9 +19,6 @@ FOLDERS = {
     "generate": ["sampling"],
 }
 COMPONENTS = {name: folder for folder, names in FOLDERS.items() for name in names}
-WITHOUT_GOLDEN = ("block", "transformer", "initialisation", "sampling")
-MISSING = {name: {f"golden/{name}.json"} for name in WITHOUT_GOLDEN}
-MISSING["sampling"] |= {"specs/sampling.md", "minimind_ref/oracle/sampling.py", "tests/test_sampling.py"}
 MODULES = {"block", "transformer", "initialisation"}  # their torch face is a module, or acts on one
 RENAMED = {"clip_grad_norm", "update", "ScalerState"}
 
@@ -70,10 +67,10 @@ def test_a_component_has_all_its_faces(name):
         f"golden/{name}.json",
     ]
     missing = {face for face in faces if not (ROOT / face).exists()}
-    assert missing == MISSING.get(name, set())
+    assert missing == set()
 
 
-@pytest.mark.parametrize("name", sorted(COMPONENTS.keys() - MODULES - {"sampling"}))
+@pytest.mark.parametrize("name", sorted(COMPONENTS.keys() - MODULES))
 def test_torch_and_oracle_name_their_arguments_alike(name):
     torch_face = importlib.import_module(f"minimind_ref.{COMPONENTS[name]}.{name}")
     oracle = importlib.import_module(f"minimind_ref.oracle.{name}")

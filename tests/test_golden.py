@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 import minimind_ref.model.rms_norm as torch_face
 import minimind_ref.oracle.rms_norm as oracle
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.golden import files, safetensors, texts
+from minimind_ref.golden import files, networks, safetensors, texts
 from minimind_ref.golden.__main__ import main
 from minimind_ref.golden.folder import Folder
 from minimind_ref.golden.generator import words
@@ -433,6 +433,56 @@ def test_a_tokenizer_file_must_have_its_hash(text_root, capsys):
     write(text_root, document, "tokenizer")
     assert run(text_root, "regen", "--reason", "hash") == 1
     assert f"has the sha256 {Tokenizer.load().fingerprint} but 000" in capsys.readouterr().err
+
+
+# ---- networks ----
+
+
+@pytest.fixture
+def block_root(tmp_path):
+    """One unrecorded case of the block, with the specs that its definition is composed of."""
+    (tmp_path / "golden").mkdir()
+    shutil.copytree(ROOT / "specs", tmp_path / "specs")
+    document = read(ROOT, "block")
+    case = next(case for case in document["cases"] if case["id"] == "block/after_a_cache")
+    kept = {**authored(case), "profiles": ["float64"]}
+    kept["gradients"]["of"] = case["gradients"]["of"]
+    write(tmp_path, {**document, "cases": [kept]}, "block")
+    return tmp_path
+
+
+def test_a_network_is_recorded_by_its_composed_definition(block_root):
+    assert run(block_root, "regen", "--reason", "first") == run(block_root, "check") == 0
+    case = read(block_root, "block")["cases"][0]
+    assert case["computed_by"] == "definition" and list(case["expected"]) == ["y", "aux", "keys", "values"]
+    assert list(case["gradients"]["expected"]) == case["gradients"]["of"]
+
+
+def last_wider(result):
+    *rest, shares = result
+    name = list(shares)[-1]
+    return *rest, shares | {name: shares[name] * (1 + 1e-6)}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("torch_block", lambda result: (result[0] * (1 + 1e-9), *result[1:]), "torch's y is"),
+        ("oracle_block_vjp", last_wider, "torch's gradient of parameters.mlp.down_proj.weight is"),
+    ],
+)
+def test_a_network_that_a_face_gives_otherwise_is_refused(block_root, capsys, monkeypatch, name, wrong, message):
+    run_face = getattr(networks, name)
+    monkeypatch.setattr(networks, name, lambda *given, **named: wrong(run_face(*given, **named)))
+    assert run(block_root, "regen", "--reason", "wrong") == 1 and message in capsys.readouterr().err
+
+
+def test_one_wrong_gradient_of_many_is_off_the_definitions_slope(block_root, capsys, monkeypatch):
+    vjp = networks.oracle_block_vjp
+    monkeypatch.setattr(networks, "oracle_block_vjp", lambda *given, **named: last_wider(vjp(*given, **named)))
+    monkeypatch.setattr("minimind_ref.golden.faces.torch_face", lambda component, name: None)
+    assert run(block_root, "regen", "--reason", "wrong") == 1
+    assert re.search("the definition's slope along x, .*parameters.mlp.down_proj.weight is", capsys.readouterr().err)
 
 
 # ---- results of no array ----

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spec_blocks import floats
 from strategies import cuts, paddings, seeds
-from test_block import KINDS, PARTS, SHAPE, bounded, kinds
+from test_block import KINDS, SHAPE, bounded, kinds
 from tolerance import DTYPES, assert_same, assert_within
 
 from minimind_ref.config import ModelConfig, count_parameters
@@ -120,9 +120,7 @@ def test_transformer_1_definition_agrees_with_the_oracle(name, number):
     config = model_config(name)
     parameters, ids = parameters_of(config, 3), ids_of(3, (2, 3))
     inputs = {"attention_mask": np.array([[0, 1, 1], [1, 1, 1]]), "segment_ids": np.array([[0, 0, 0], [1, 1, 2]])}
-    logits, aux, _ = composed("transformer", (*PARTS, "block"), number).transformer(
-        parameters, ids, config.to_dict(), **inputs
-    )
+    logits, aux, _ = composed("transformer", number).transformer(parameters, ids, config.to_dict(), **inputs)
     expected = limits(config, parameters, ids, **inputs)
     assert_within(floats(logits), expected[0])
     assert_within(float(aux), expected[1])
@@ -133,7 +131,7 @@ def test_transformer_11_gradients_are_the_definitions_derivatives():
     parameters, ids = parameters_of(config, 4), ids_of(4, (2, 3))
     directions = {"parameters": {name: draw(90 + i, p.shape) for i, (name, p) in enumerate(parameters.items())}}
     cotangent = (draw(5, (2, 3, V)), np.float64(0.9))
-    define = composed("transformer", (*PARTS, "block"), "decimal").transformer
+    define = composed("transformer", "decimal").transformer
     exact = slope(
         lambda parameters: define(parameters, ids, config.to_dict())[:2],
         {"parameters": parameters}, directions, (cotangent[0], 0.9),

@@ -1,14 +1,13 @@
 """Continue prompts token by token, with the key/value cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
-from minimind_ref.generate.sampling import filter_logits, penalise_repetition
+from minimind_ref.generate.steps import Choice, steps
 from minimind_ref.model.transformer import Transformer
 
 
-@torch.no_grad()
 def generate(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
@@ -20,55 +19,87 @@ def generate(
     top_p: float = 1.0,
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
+    num_samples: int = 1,
     generator: torch.Generator | None = None,
 ) -> list[list[int]]:
-    """Sample a continuation of every prompt; each ends with the first of `stop_ids`, or at `max_new_tokens`.
+    """Continue every prompt `num_samples` times; each ends with the first of `stop_ids`, or at `max_new_tokens`.
 
-    Prompts of different lengths are padded on the left, which changes nothing for them.  `generator` must live on the
-    model's device.  The model's mode is left as it was.
-    Raises ValueError for an empty prompt, or one that leaves no room in the rotary table.
+    Only the new ids are returned, grouped by prompt: all samples of the first, then of the second.  The rest is as
+    `stream` says.
     """
-    longest = _check(model, prompts, max_new_tokens)
-    device = next(model.parameters()).device
-    padding = [longest - len(prompt) for prompt in prompts]
-    ids = torch.tensor([[0] * n + list(p) for n, p in zip(padding, prompts, strict=True)], device=device)
-    real = torch.tensor([[0] * n + [1] * (longest - n) for n in padding], device=device)
-    stops = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
-    finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    training, cache, new = model.training, None, ids
-    model.eval()
-    for _ in range(max_new_tokens):
-        output = model(new, attention_mask=real, cache=cache)
-        cache = output.cache
-        logits = output.logits[:, -1].float()
-        if repetition_penalty != 1:
-            logits = penalise_repetition(logits, ids, repetition_penalty)
-        logits = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        new = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
-        ids, real = torch.cat((ids, new), dim=1), torch.cat((real, real.new_ones(len(prompts), 1)), dim=1)
-        finished |= torch.isin(new[:, 0], stops)
-        if finished.all():
-            break
-    model.train(training)
-    return [_until(row, set(stop_ids)) for row in ids[:, longest:].tolist()]
+    chosen = stream(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        stop_ids=stop_ids,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        num_samples=num_samples,
+        generator=generator,
+    )
+    rows: list[list[int]] = [[] for _ in range(len(prompts) * num_samples)]
+    for ids in chosen:
+        for row, index in zip(rows, ids, strict=True):
+            if index is not None:
+                row.append(index)
+    return rows
 
 
-def _check(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
-    """Refuse what cannot be continued; returns the longest prompt's length."""
-    shortest, longest = min(map(len, prompts), default=0), max(map(len, prompts), default=0)
-    if shortest == 0:
-        raise ValueError(f"prompts must hold at least one token each; {len(prompts)} given, one of them empty")
-    limit = model.config.max_position_embeddings
+def stream(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int] = (),
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    num_samples: int = 1,
+    generator: torch.Generator | None = None,
+) -> Iterator[list[int | None]]:
+    """Give, as soon as it is chosen, each row's next id; None where a row has ended with one of `stop_ids`.
+
+    For text, `tokenizer.decode_stream(index for (index,) in stream(model, [prompt], …))`.
+    Prompts of different lengths are padded on the left, which changes nothing for them, the repetition penalty
+    (of prompt and answer) included.  temperature 0 is greedy and draws nothing; else every step draws one uniform
+    number a row from `generator`, which must live on the model's device.  The network runs in eval mode, without
+    gradients, and has its own modes back whenever an id has been given or an error was raised.
+    Raises ValueError at once for prompts that are empty or leave no room in the rotary table, and for bad settings.
+    """
+    choice = Choice(temperature, top_k, top_p, min_p, repetition_penalty, generator)
+    _check(model, prompts, max_new_tokens, stop_ids, num_samples)
+    choice.check()
+    return steps(model, prompts, max_new_tokens, list(stop_ids), num_samples, choice)
+
+
+def _check(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    num_samples: int,
+) -> None:
+    if not prompts:
+        raise ValueError("prompts is empty: 0 given")
+    for n, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise ValueError(f"prompts[{n}] is empty but must hold at least one token")
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 0")
+    if num_samples < 1:
+        raise ValueError(f"num_samples={num_samples} must be at least 1")
+    for name, ids in (("stop_ids", stop_ids), *((f"prompts[{n}]", prompt) for n, prompt in enumerate(prompts))):
+        outside = [index for index in ids if not 0 <= index < model.config.vocab_size]
+        if outside:
+            raise ValueError(f"{name} holds {outside[0]} but vocab_size={model.config.vocab_size}")
+    longest, limit = max(map(len, prompts)), model.config.max_position_embeddings
     if longest + max_new_tokens > limit + 1:  # the last sampled token is never an input
         raise ValueError(
-            f"a prompt of {longest} and {max_new_tokens} new tokens exceed max_position_embeddings={limit}"
+            f"a prompt of {longest} and {max_new_tokens} new tokens exceed max_position_embeddings={limit};"
+            " a longer table with rope_scaling (YaRN) would hold them"
         )
-    return longest
-
-
-def _until(ids: list[int], stop_ids: set[int]) -> list[int]:
-    """The ids up to and including the first stop."""
-    for position, index in enumerate(ids):
-        if index in stop_ids:
-            return ids[: position + 1]
-    return ids

@@ -107,7 +107,9 @@ def _array(x: Any) -> Any:
     return array.astype(np.float64) if array.dtype == object else array
 
 
-def _prepared(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+def prepared(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    """Let a definition's function take arrays, and run it with 50 digits to trust, or with floats."""
+
     @wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
         with decimal.localcontext() as context:
@@ -116,8 +118,7 @@ def _prepared(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
             for signal in (decimal.InvalidOperation, decimal.DivisionByZero, decimal.Overflow):
                 context.traps[signal] = False  # NaN and infinities come out as in IEEE arithmetic
             context.traps[decimal.FloatOperation] = True  # Number(0.1) and x < 0.1 are errors, as x * 0.1 is
-            given = [numbers(a, kind) for a in arguments]
-            return function(*given, **{key: numbers(value, kind) for key, value in options.items()})
+            return function(*[numbers(a, kind) for a in arguments], **{k: numbers(x, kind) for k, x in options.items()})
 
     return run
 
@@ -142,8 +143,9 @@ def definition(name: str, kind: str, folder: Path = SPECS) -> SimpleNamespace:
     injected = DECIMAL if kind == "decimal" else FLOAT
     namespace: dict[str, Any] = dict(injected)
     exec(compile(source(name, folder), f"specs/{name}.md", "exec"), namespace)
-    return SimpleNamespace(**{n: _prepared(f, kind) for n, f in _functions(namespace, injected)})
+    return SimpleNamespace(**{n: prepared(f, kind) for n, f in functions(namespace, injected)})
 
 
-def _functions(namespace: dict[str, Any], injected: dict[str, Any]) -> Iterable[tuple[str, FunctionType]]:
+def functions(namespace: dict[str, Any], injected: dict[str, Any]) -> Iterable[tuple[str, FunctionType]]:
+    """List what a definition defines."""
     return ((n, f) for n, f in namespace.items() if isinstance(f, FunctionType) and n not in injected)

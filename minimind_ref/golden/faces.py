@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from minimind_ref.golden import files
-from minimind_ref.golden.definitions import definition, floats
+from minimind_ref.golden.compositions import composed
+from minimind_ref.golden.definitions import floats
 from minimind_ref.golden.trees import GoldenError, is_floating, is_tensor, leaves, map_leaves, named, settled, typed
 
 TORCH_FOLDERS = ("model", "loss", "optim", "data", "generate")
-ADAPTERS = {"tokenizer": "texts", "chat_template": "chats"}  # where faces of one operation differ in their arguments
+ADAPTERS = {  # where faces of one operation differ in their arguments
+    "tokenizer": "texts", "chat_template": "chats", "block": "networks", "transformer": "networks"
+}  # fmt: skip
 
 
 def adapter(face: str, component: str, name: str) -> Callable[..., Any] | None:
@@ -75,9 +77,10 @@ def gradient_names(case: dict[str, Any]) -> list[str]:
 
 def run_definition(component: str, case: dict[str, Any], inputs: dict[str, Any], specs: Path) -> Any:
     """Run the spec's definition with 50-digit decimals; None where it does not define the operation."""
-    defined = definition(component, "decimal", specs)
-    adapted = adapter("definition", component, case["op"])
-    function = partial(adapted, defined) if adapted else getattr(defined, case["op"], None)
+    defined = composed(component, "decimal", specs)
+    if adapted := adapter("definition", component, case["op"]):
+        return adapted(defined, **inputs, **case["parameters"])
+    function = getattr(defined, case["op"], None)
     if function is None:
         return None
     kinds = {name: p.kind for name, p in inspect.signature(function).parameters.items()}

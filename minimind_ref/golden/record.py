@@ -25,7 +25,8 @@ class Recorder:
     def case(self, case: dict[str, Any], outputs: Computed, gradients: Computed) -> dict[str, Any]:
         """Give the case with its computed parts, in the format's order of keys."""
         before = len(self.changes)
-        size = sum(y.size for y in outputs.expected["float64"].values() if hasattr(y, "dtype"))
+        each = [y for part in (outputs, gradients) for y in part.expected.get("float64", {}).values()]
+        size = sum(y.size for y in each if hasattr(y, "dtype"))
         self.largest = files.LARGEST_IN_JSON if size <= files.LARGEST_CASE_IN_JSON else 1
         for _, node in files.nodes(case["inputs"]):
             if "tensor" in node:

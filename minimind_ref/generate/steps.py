@@ -1,0 +1,99 @@
+"""The loop of generation: a forward pass with the cache, a choice, and again."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from minimind_ref.generate.sampling import choose_token, filter_logits, penalise_repetition
+from minimind_ref.model.attention import KeyValue
+from minimind_ref.model.transformer import Cache, Transformer
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the next ids come out of the last position's logits."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    generator: torch.Generator | None
+
+    def __call__(self, logits: Float[Tensor, "b v"], ids: Int[Tensor, "b t"], real: Tensor) -> Int[Tensor, "b"]:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.repetition_penalty != 1:
+            logits = penalise_repetition(logits, ids, self.repetition_penalty, mask=real)
+        logits = filter_logits(
+            logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p
+        )
+        if self.temperature == 0:
+            return logits.argmax(dim=-1)
+        return choose_token(logits, torch.rand(len(logits), generator=self.generator, device=logits.device))
+
+    def check(self) -> None:
+        """Refuse bad settings before the first forward pass, by trying them on one token."""
+        one = torch.zeros(1, 1)
+        penalise_repetition(one, torch.zeros(1, 1, dtype=torch.long), self.repetition_penalty)
+        filter_logits(one, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
+
+
+def steps(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop_ids: list[int],
+    num_samples: int,
+    choice: Choice,
+) -> Iterator[list[int | None]]:
+    """One forward pass a step; the prompts' is shared by their samples.
+
+    The caller's modes hold between steps.  (no_grad, and not inference_mode: nothing that a network may keep of this
+    is unfit for a later training step.)
+    """
+    ids, real = _padded(prompts, next(model.parameters()).device)
+    stops = torch.tensor(stop_ids, dtype=torch.long, device=ids.device)
+    finished = torch.zeros(len(ids) * num_samples, dtype=torch.bool, device=ids.device)
+    new, cache = ids, None
+    for step in range(max_new_tokens):
+        with torch.no_grad(), evaluating(model):
+            output = model(new, attention_mask=real, cache=cache)
+            logits, cache = output.logits[:, -1], output.cache
+            if step == 0:
+                ids, real, logits = (x.repeat_interleave(num_samples, dim=0) for x in (ids, real, logits))
+                cache = _repeated(cache, num_samples)
+            new = choice(logits, ids, real)[:, None]
+            ids, real = torch.cat((ids, new), dim=1), torch.cat((real, torch.ones_like(new)), dim=1)
+        yield [None if done else index for done, index in zip(finished.tolist(), new[:, 0].tolist(), strict=True)]
+        finished |= torch.isin(new[:, 0], stops)
+        if finished.all():
+            return
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode, and each of its parts back into the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
+    """Prompts side by side, ending together, and where they are real."""
+    longest = max(map(len, prompts))
+    padding = [longest - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[0] * n + list(prompt) for n, prompt in zip(padding, prompts, strict=True)], device=device)
+    real = torch.tensor([[0] * n + [1] * (longest - n) for n in padding], device=device)
+    return ids, real
+
+
+def _repeated(cache: Cache, times: int) -> Cache:
+    return tuple(KeyValue(*(x.repeat_interleave(times, dim=0) for x in layer)) for layer in cache)
