@@ -195,3 +195,20 @@ def test_adamw_16_a_closure_is_called_with_gradients_on_and_its_value_returned()
     assert float(optimizer.step(closure).detach()) == float(sum((p**2).sum() for p in before))
     assert all((p != old).all() for p, old in zip(params, before, strict=True))
     assert optimizer.step() is None
+
+
+def test_adamw_16_defaults_are_torchs():
+    ours, theirs = AdamW(parameters()).defaults, torch.optim.AdamW(parameters()).defaults
+    assert ours == {name: theirs[name] for name in ("lr", "betas", "eps", "weight_decay")}
+    assert AdamW(parameters()).implementation == "foreach"
+
+
+def test_adamw_16_narrow_parameters_are_updated_in_float32_by_both_forms():
+    """Rounded after the decay as well as after the step, every fourth of them would be another number."""
+    found = {}
+    for form in IMPLEMENTATIONS:
+        p = torch.tensor(draw(5, (997,)), dtype=torch.bfloat16).requires_grad_()
+        p.grad = torch.tensor(draw(6, (997,)), dtype=torch.bfloat16)
+        AdamW([p], lr=2.0**-5, weight_decay=0.3, implementation=form).step()
+        found[form] = p.detach()
+    assert (found["explicit"] != found["foreach"]).float().mean() < 0.01

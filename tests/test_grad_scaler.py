@@ -394,3 +394,18 @@ def test_grad_scaler_4_found_inf_is_read_from_every_dtype():
         scaler.update()
         assert scaler.get_scale() == 4.0
         assert np.array_equal([float(p[0].detach()) for p in params], np.ones(3))
+
+
+def test_grad_scaler_4_one_overflow_among_two_optimisers_lowers_the_scale():
+    scaler, states = GradScaler(8.0), []
+    for bad in (False, True):
+        weight = torch.ones(3, requires_grad=True)
+        weight.grad = torch.full((3,), math.inf if bad else 1.0)
+        scaler.step(AdamW([weight], lr=0.5))
+        states.append(bool((weight != 1).all()))
+    scaler.update()
+    assert (scaler.get_scale(), states) == (4.0, [True, False])
+
+
+def test_grad_scaler_11_defaults_are_torchs():
+    assert GradScaler().state_dict() == torch.amp.GradScaler("cpu").state_dict()

@@ -14,7 +14,7 @@ from minimind_ref import ModelConfig, Transformer, evaluate
 from minimind_ref.data.baselines import fit
 from minimind_ref.data.batches import batches
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.errors import run_command
+from minimind_ref.errors import UserError, run_command
 from minimind_ref.interop.minimind import save_minimind
 from minimind_ref.optim.grad_scaler import GradScaler
 from minimind_ref.train import run as run_module
@@ -153,3 +153,9 @@ def test_evaluate_judges_each_half_beside_what_the_other_taught(tmp_path, capsys
     for name in ("unigram", "bigram"):
         loss = float(re.search(rf"{name} (\S+) ", printed)[1])
         assert loss > 0.5 * np.log(6400)  # the end token and the space are known
+
+
+def test_rows_may_be_as_long_as_the_rotary_table_and_no_longer(made):
+    made(CONFIG.replace(max_position_embeddings=24))
+    with pytest.raises(UserError, match="--max_seq_len 24 is more than the network's max_position_embeddings=23"):
+        made(CONFIG.replace(max_position_embeddings=23))

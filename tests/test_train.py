@@ -277,6 +277,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys, lines, flags
     assert not out.exists()
 
 
+def test_a_tracker_that_is_not_installed_is_named(tmp_path, corpus, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert train(*SMALL, "--data_path", corpus, "--out_dir", tmp_path / "out", "--use_wandb") == 2
+    assert "minimind-ref[track]" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_an_unwritable_out_dir_is_named(tmp_path, corpus, capsys):
     (tmp_path / "file").write_text("in the way")
     assert train(*SMALL, "--data_path", corpus, "--out_dir", tmp_path / "file") == 2
@@ -312,6 +318,7 @@ def test_a_broken_checkpoint_is_refused_and_left_as_it_is(tmp_path, corpus, caps
         (missing, "q_proj.weight is missing"),
         (extra, "model.extra is not in this network"),
         ({"a": 1}, "format None"),
+        ({**sound, "stage": "sft"}, "a sft run, not pretrain"),
         ({k: v for k, v in sound.items() if k != "progress"}, "progress is missing"),
     ):
         if isinstance(content, bytes):
