@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from tolerance import Ulps, assert_same, assert_within
 from minimind_ref import ModelConfig, Transformer, evaluate, inspect
 from minimind_ref.errors import run_command
 from minimind_ref.interop.minimind import save_minimind
+from minimind_ref.optim.grad_scaler import GradScaler
 from minimind_ref.train import run as run_module
 from minimind_ref.train import session as session_module
 from minimind_ref.train.recipes import layer
@@ -114,6 +116,20 @@ def test_resume_needs_everything_that_it_saves(tmp_path, corpus, monkeypatch, it
         "model": fresh.model.state_dict(),
     }
     changed = resumed_weights(cut, {**content, item: replacement[item]})
+    assert not torch.equal(reference["lm_head.weight"], changed["lm_head.weight"])
+
+
+def test_resume_needs_the_loss_scale_too(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(run_module, "GradScaler", partial(GradScaler, init_scale=2.0**60))  # overflows at first
+    flags = [*SMALL, "--dtype", "float16", "--data_path", corpus, "--epochs", 30]
+    cut = tmp_path / "cut"
+    assert train(*flags, "--out_dir", cut, "--max_steps", 2) == 0
+    content = torch.load(cut / "pretrain_resume.pt", weights_only=True)
+    assert content["progress"]["skipped"] > 10 and content["scaler"]["scale"] < 2.0**50
+    content["settings"]["max_steps"] = None
+    reference = resumed_weights(cut, content)
+    forgotten = {**content["scaler"], "scale": 2.0**60}
+    changed = resumed_weights(cut, {**content, "scaler": forgotten})
     assert not torch.equal(reference["lm_head.weight"], changed["lm_head.weight"])
 
 
