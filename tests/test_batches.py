@@ -173,7 +173,7 @@ def test_ranks_see_together_what_one_would(tmp_path_factory, texts, batch_size, 
         for name in ("input_ids", "labels", "segment_ids", "position_ids", "attention_mask"):
             if getattr(together, name) is not None:
                 assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(together, name))
-        for count in ("num_tokens", "num_documents"):
+        for count in ("num_targets", "num_documents"):
             assert sum(getattr(share, count) for share in shares) == getattr(together, count)
 
 
@@ -186,7 +186,7 @@ def test_an_epoch_of_packed_batches_predicts_every_pair_once(tmp_path_factory, t
         for batch in batches(PackedRows(tokens, length), seed=0, epoch=0, **share):
             taught = batch.labels != IGNORE
             seen.update(zip(batch.input_ids[taught].tolist(), batch.labels[taught].tolist(), strict=True))
-            assert batch.num_tokens == taught.sum()
+            assert batch.num_targets == taught.sum()
     assert seen == Counter(pair for document in documents(tokens) for pair in pairwise(document.tolist()))
 
 
@@ -231,11 +231,11 @@ def test_a_packed_batch_counts_pieces_and_a_padded_one_documents(tmp_path):
     assert packed.attention_mask is None
     assert packed.segment_ids.tolist() == [[0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1, -1]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 0, 1, 2, 3, 4], [0, 1, 2, 3, 0, 1, 2, 0]]
-    assert (packed.num_documents, packed.num_tokens) == (4, 12)
+    assert (packed.num_documents, packed.num_targets) == (4, 12)
     (padded,) = batches(PaddedRows(tokens, 8), batch_size=9, seed=0, epoch=0, shuffle=False)
     assert padded.segment_ids is padded.position_ids is None
     assert padded.attention_mask.tolist() == [[1] * 3 + [0] * 5, [1] * 8, [1] * 3 + [0] * 5]
-    assert (padded.num_documents, padded.num_tokens) == (3, 11)
+    assert (padded.num_documents, padded.num_targets) == (3, 11)
     (by_place,) = batches(PaddedRows(tokens, 8, pad_id=1), batch_size=9, seed=0, epoch=0, shuffle=False)
     assert torch.equal(by_place.attention_mask, padded.attention_mask)  # 1 is the start token's id, too
     tensors = (packed.input_ids, packed.labels, packed.segment_ids, packed.position_ids, padded.attention_mask)

@@ -107,7 +107,7 @@ def test_the_loss_has_the_load_balance_and_the_sum_over_targets(made):
     batch = next(session.stage.windows(0))[0]
     loss = session.stage.loss(session.run.network, batch)
     assert float(loss.aux.detach()) > 0
-    assert 0.5 < float(loss.total.detach()) / batch.num_tokens / np.log(CONFIG.vocab_size) < 2
+    assert 0.5 < float(loss.total.detach()) / batch.num_targets / np.log(CONFIG.vocab_size) < 2
 
 
 def test_a_resumed_run_goes_on_after_the_windows_consumed_also_where_some_were_skipped(made, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     """One micro-step's input of one rank, int64.
 
     Packed rows come with segment_ids (-1: padding) and position_ids, padded ones with attention_mask (1: real token).
-    num_tokens counts labels that are not -100, num_documents the pieces (packed) or documents (padded).
+    num_targets counts labels that are not -100, num_documents the pieces (packed) or documents (padded).
     """
 
     input_ids: Int[Tensor, "b s"]
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     segment_ids: Int[Tensor, "b s"] | None
     position_ids: Int[Tensor, "b s"] | None
     attention_mask: Int[Tensor, "b s"] | None
-    num_tokens: int
+    num_targets: int
     num_documents: int
 
 
@@ -108,6 +108,6 @@ def collate(rows: list[Rows], *, packed: bool, length: int, pad_id: int) -> Batc
         segment_ids=segment_ids if packed else None,
         position_ids=position_ids if packed else None,
         attention_mask=None if packed else (segment_ids >= 0).long(),
-        num_tokens=int((labels != IGNORE).sum()),
+        num_targets=int((labels != IGNORE).sum()),
         num_documents=int((segment_ids.amax(dim=1) + 1).sum()),
     )

@@ -24,7 +24,7 @@ class MicroBatch(Protocol):
     """One micro-step's input: how many targets its loss sums over, and how many documents its aux loss averages."""
 
     @property
-    def num_tokens(self) -> int: ...
+    def num_targets(self) -> int: ...
     @property
     def num_documents(self) -> int: ...
 
@@ -126,7 +126,7 @@ def _accumulate(run: Run, window: list[Any], loss_of: LossFunction) -> tuple[flo
     """Backward through every micro-batch; the window's mean loss, load balance and targets, over all ranks."""
     world = run.ranks.world_size
     device = run.placement.device
-    counts = [(batch.num_tokens, batch.num_documents) for batch in window]
+    counts = [(batch.num_targets, batch.num_documents) for batch in window]
     sums = total([n for pair in counts for n in pair], run.ranks, device)
     tokens, documents = [int(n) for n in sums[::2]], [int(n) for n in sums[1::2]]
     weights = micro_batch_weights(
