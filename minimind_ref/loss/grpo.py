@@ -89,14 +89,16 @@ def grpo_total(
     Parts of a window are added by their totals, and divided once by the sum of their divisors (GRPO-24).
     """
     require_option("normalise", normalise, NORMALISATIONS)
-    if normalise == "constant" and (length is None or length < 1):
-        raise ValueError(f"normalise='constant' divides by length, which is {length} but must be at least 1")
     terms = grpo_terms(
         logp, old_logp, reference_logp, advantages, mask, clip_low=clip_low, clip_high=clip_high, beta=beta, form=form
     )
     if normalise == "sequence":
         return (terms.sum(dim=1) / mask.bool().sum(dim=1).clamp(min=1)).sum()
-    return terms.sum() if normalise == "token" else terms.sum() / length
+    if normalise == "token":
+        return terms.sum()
+    if length is None or length < 1:
+        raise ValueError(f"normalise='constant' divides by length, which is {length} but must be at least 1")
+    return terms.sum() / length
 
 
 def grpo_loss(
