@@ -1,0 +1,1 @@
+"""The conformance kit: judge any implementation clause by clause, and the judge by known wrong ones."""
