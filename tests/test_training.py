@@ -28,7 +28,7 @@ from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import inputs
 from minimind_ref.train.loop import Loss, Progress, Run, optimisation_step, parameter_groups
-from minimind_ref.train.settings import Settings
+from minimind_ref.train.settings import PretrainSettings
 
 STEPS = 50
 PARTS = ("parameters", "means", "squares")
@@ -63,7 +63,7 @@ def make_run(name):
             scale = 1.0 if "embed" in parameter else 2.0**-4 if p.ndim > 1 else 2.0**-3
             p.copy_(torch.tensor(draw(900 + i, p.shape, scale) + (p.ndim == 1)))
     optimizer = AdamW(parameter_groups(model, "matrices", s["weight_decay"]), betas=s["betas"], eps=s["eps"])
-    settings = Settings(
+    settings = PretrainSettings(
         learning_rate=s["learning_rate"], grad_clip=s["max_norm"], warmup_iters=s["warmup_steps"], accumulation_steps=3
     )
     scaler = GradScaler(enabled=False)
@@ -265,7 +265,7 @@ def test_training_1_2_the_torch_loop_is_within_the_recorded_bounds(case):
         optimizer.state[p].update(moments, step=state["step"])
     run = Run(
         model, model, optimizer, GradScaler(enabled=False),
-        Settings(
+        PretrainSettings(
             learning_rate=settings["learning_rate"], grad_clip=settings["max_norm"],
             warmup_iters=settings["warmup_steps"], accumulation_steps=2,
         ),
