@@ -141,3 +141,13 @@ def collate(rows: list[Rows], *, packed: bool, length: int, pad_id: int) -> Batc
         num_targets=int((labels != IGNORE).sum()),
         num_documents=int((segment_ids.amax(dim=1) + 1).sum()),
     )
+
+
+def trimmed(batch: Batch) -> Batch:
+    """A padded batch without the columns that are padding in every row; one is left of a batch of nothing else."""
+    if batch.attention_mask is None:
+        return batch
+    length = max(1, int(batch.attention_mask.sum(dim=1).max()))
+    rows = (batch.input_ids, batch.labels, batch.attention_mask)
+    input_ids, labels, attention_mask = (x[:, :length] for x in rows)
+    return batch._replace(input_ids=input_ids, labels=labels, attention_mask=attention_mask)
