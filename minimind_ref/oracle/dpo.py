@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from minimind_ref.oracle.bounded import Array, decide, sigmoid, softplus, store, value
+from minimind_ref.oracle.bounded import Array, bound, constant, decide, sigmoid, softplus, store, value
 from minimind_ref.oracle.checks import (
     float64,
     require_equal,
@@ -121,11 +121,18 @@ def dpo_losses_vjp(
 
 def _sigmoid_loss(margin: Any, beta: float, smoothing: float) -> Any:
     """The label's cross-entropy, where it is flipped with probability `smoothing`."""
-    return (1 - smoothing) * softplus(-(beta * margin)) + smoothing * softplus(beta * margin)
+    kept = constant(1 - smoothing, like=margin)
+    return kept * softplus(-(beta * margin)) + smoothing * softplus(beta * margin)
 
 
 def _sigmoid_slope(margin: Any, beta: float, smoothing: float) -> Any:
-    return beta * (smoothing * sigmoid(beta * margin) - (1 - smoothing) * sigmoid(-(beta * margin)))
+    kept = constant(1 - smoothing, like=margin)
+    return beta * (smoothing * sigmoid(beta * margin) - kept * sigmoid(-(beta * margin)))
+
+
+def _from_target(margin: Any, beta: float, _: float) -> Any:
+    """How far a margin is from 1/(2β), where ipo's loss is 0."""
+    return margin - constant(1 / (2 * beta), like=margin)
 
 
 class _Form(NamedTuple):
@@ -138,8 +145,8 @@ class _Form(NamedTuple):
 FORMS = {
     "sigmoid": _Form(_sigmoid_loss, _sigmoid_slope),
     "ipo": _Form(
-        lambda margin, beta, _: np.square(margin - 1 / (2 * beta)),
-        lambda margin, beta, _: 2 * (margin - 1 / (2 * beta)),
+        lambda *settings: np.square(_from_target(*settings)),
+        lambda *settings: 2 * _from_target(*settings),
     ),
     "hinge": _Form(
         lambda margin, beta, _: np.maximum(1 - beta * margin, 0.0),
@@ -157,8 +164,14 @@ def _margins(logps: tuple[Any, ...], beta: float, form: str, smoothing: float) -
         raise ValueError(f"label_smoothing is {smoothing} but must lie between 0 and 0.5")
     if smoothing and form != "sigmoid":
         raise ValueError(f"label_smoothing is {smoothing} but form={form!r} has none: it must be 0")
-    chosen, rejected, reference_chosen, reference_rejected = map(float64, logps)
-    return np.sum(np.stack([chosen, -reference_chosen, -rejected, reference_rejected]), axis=0)
+    chosen, rejected, *reference = map(float64, logps)
+    margins = np.sum(np.stack([chosen, -reference[0], -rejected, reference[1]]), axis=0)
+    return np.where(_same(chosen, reference[0]) & _same(rejected, reference[1]), 0.0, margins)
+
+
+def _same(a: Any, b: Any) -> Any:
+    """Say where two are the same to the bit: both ways to pair the four terms are then exactly 0 (DPO-10)."""
+    return (value(a) == value(b)) & np.isfinite(value(a)) & (bound(a) == 0) & (bound(b) == 0)
 
 
 def _check_values(logps: dict[str, Any], beta: float) -> None:

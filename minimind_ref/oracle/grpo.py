@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from minimind_ref.oracle.bounded import Array, decide, store, value
+from minimind_ref.oracle.bounded import Array, bound, decide, store, value
 from minimind_ref.oracle.checks import (
     float64,
     require_equal,
@@ -52,7 +52,7 @@ def kl_k3(logp: Float[Array, "..."], reference_logp: Float[Array, "..."]) -> Flo
     Source: Schulman 2020, "Approximating KL divergence", k3.
     """
     gap = _gap(logp, reference_logp)
-    return np.sum(np.stack([np.exp(gap), -gap, -np.ones_like(gap)]), axis=0)
+    return np.where(_zero(gap), 0.0, np.sum(np.stack([np.exp(gap), -gap, -np.ones_like(gap)]), axis=0))
 
 
 def kl_k3_vjp(
@@ -60,7 +60,11 @@ def kl_k3_vjp(
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Pull `cotangent` back to logp by 1 − e^d; the reference gets zeros (GRPO-9, GRPO-17)."""
     gap = _gap(logp, reference_logp)
-    return store((1 - np.exp(gap)) * float64(cotangent)), np.zeros_like(gap)
+    return store(_k3_slope(gap) * float64(cotangent)), np.zeros_like(gap)
+
+
+def _k3_slope(gap: Any) -> Any:
+    return _difference(np.ones_like(gap), _exp(gap))
 
 
 def answer_mask(
@@ -92,7 +96,7 @@ def is_clipped(
     logp, constants, advantages, marked = _checked(logp, constants, advantages, mask, clip_low, clip_high, form)
     cut: Any = [[np.bool_(False)] * marked.shape[1] for _ in marked]
     for b, s in np.argwhere(marked):
-        ratio = np.exp(logp[b, s] - constants["old_logp"][b, s])
+        ratio = _ratio(logp[b, s], constants["old_logp"][b, s])
         cut[b][s] = _cut(ratio, advantages[b], clip_low, clip_high, form)
     return np.stack([np.stack(row) for row in cut])
 
@@ -118,12 +122,13 @@ def grpo_terms(
     logp, constants, advantages, marked = _checked(logp, constants, advantages, mask, clip_low, clip_high, form)
     terms = np.zeros_like(logp)
     for b, s in np.argwhere(marked):
-        ratio, advantage = np.exp(logp[b, s] - constants["old_logp"][b, s]), advantages[b]
-        low = np.minimum(ratio, 1 + clip_high) * advantage
+        ratio, advantage = _ratio(logp[b, s], constants["old_logp"][b, s]), advantages[b]
+        least, most = _edges(ratio, clip_low, clip_high)
+        capped = np.minimum(ratio, most) * advantage
         if form == "cispo":
-            term = -(low * logp[b, s])
+            term = -(capped * logp[b, s])
         else:
-            term = -np.where(decide(advantage), low, np.maximum(ratio, 1 - clip_low) * advantage)
+            term = -np.where(decide(advantage), capped, np.maximum(ratio, least) * advantage)
         terms[b, s] = term + beta * kl_k3(logp[b, s], constants["reference_logp"][b, s]) if beta else term
     return terms
 
@@ -149,13 +154,13 @@ def grpo_terms_vjp(
     logp, constants, advantages, marked = _checked(logp, constants, advantages, mask, clip_low, clip_high, form)
     dlogp, cotangent = np.zeros_like(logp), float64(cotangent)
     for b, s in np.argwhere(marked):
-        ratio, advantage = np.exp(logp[b, s] - constants["old_logp"][b, s]), advantages[b]
+        ratio, advantage = _ratio(logp[b, s], constants["old_logp"][b, s]), advantages[b]
         if form == "cispo":
-            slope = -(np.minimum(ratio, 1 + clip_high) * advantage)
+            slope = -(np.minimum(ratio, _edges(ratio, clip_low, clip_high)[1]) * advantage)
         else:
             slope = np.where(_cut(ratio, advantage, clip_low, clip_high, form), 0.0, -(ratio * advantage))
         if beta:
-            slope = slope + beta * (1 - np.exp(constants["reference_logp"][b, s] - logp[b, s]))
+            slope = slope + beta * _k3_slope(_gap(logp[b, s], constants["reference_logp"][b, s]))
         dlogp[b, s] = store(slope * cotangent[b, s])
     return dlogp, np.zeros_like(logp), np.zeros_like(logp), np.zeros_like(advantages)
 
@@ -254,10 +259,32 @@ def grpo_loss_vjp(
 
 def _cut(ratio: Any, advantage: Any, clip_low: float, clip_high: float, form: str) -> Any:
     """Say whether a ratio is beyond its edge: the upper one for A > 0, the lower for A < 0; cispo has the upper."""
-    above = decide(ratio, 1 + clip_high)
-    if form == "cispo":
-        return above
-    return above & decide(advantage) | decide(1 - clip_low, ratio) & decide(0.0, advantage)
+    least, most = _edges(ratio, clip_low, clip_high)
+    above = decide(ratio, most)
+    return above if form == "cispo" else above & decide(advantage) | decide(least, ratio) & decide(0.0, advantage)
+
+
+def _edges(ratio: Any, clip_low: float, clip_high: float) -> tuple[Any, Any]:
+    """Give 1 − low and 1 + high, each a rounded sum."""
+    return np.ones_like(ratio) - clip_low, np.ones_like(ratio) + clip_high
+
+
+def _ratio(logp: Any, old_logp: Any) -> Any:
+    return _exp(_difference(logp, old_logp))
+
+
+def _difference(a: Any, b: Any) -> Any:
+    """Subtract; where the two are the same to the bit there is no error to carry (GRPO-8, -9, -11)."""
+    same = (value(a) == value(b)) & np.isfinite(value(a)) & (bound(a) == 0) & (bound(b) == 0)
+    return np.where(same, 0.0, a - b)
+
+
+def _exp(gap: Any) -> Any:
+    return np.where(_zero(gap), 1.0, np.exp(gap))
+
+
+def _zero(gap: Any) -> Any:
+    return (value(gap) == 0) & (bound(gap) == 0)
 
 
 def _shares(mask: Any, normalise: str, length: int | None) -> list[int]:
@@ -275,7 +302,7 @@ def _gap(logp: Any, reference_logp: Any) -> Any:
     require_equal("shape of reference_logp", tuple(np.shape(reference_logp)), "shape of logp", shape)
     for size in shape:
         require_positive("an axis of logp", size)
-    return float64(reference_logp) - float64(logp)
+    return _difference(float64(reference_logp), float64(logp))
 
 
 def _marked(mask: Any) -> Bool[np.ndarray, "b s"]:
