@@ -20,7 +20,9 @@ def main(argv: Sequence[str]) -> None:
     command = parser.add_subparsers(dest="command", required=True, metavar="write").add_parser(
         "write", help="write the files into a folder", description=DESCRIPTION
     )
-    command.add_argument("folder", metavar="DIR", help="made where it is not there; files of the same names are replaced")
+    command.add_argument(
+        "folder", metavar="DIR", help="made where it is not there; files of the same names are replaced"
+    )
     command.add_argument("--seed", type=int, default=0, help="of everything that is drawn [0]")
     command.add_argument(
         "--habit", type=float, default=0.0, help="share of sft_train's answers that end in a spurious mark [0]"

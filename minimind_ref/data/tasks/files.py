@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -39,15 +39,37 @@ class Sizes:
 
 
 def write(
-    folder: str | Path, *, seed: int = 0, habit: float = 0.0, tasks: Sequence[str] = tuple(TASKS), sizes: Sizes | None = None
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    habit: float = 0.0,
+    tasks: Sequence[str] = tuple(TASKS),
+    sizes: Sizes | None = None,
 ) -> dict[str, int]:
     """Write {pretrain,sft,dpo,grpo}_{train,validation,held_out}.jsonl; returns each file's number of records.
 
-    The training files hold different stretches of one sequence of questions, in which a question may come again in
+    The training files hold successive stretches of one sequence of questions, in which a question may come again in
     other words; the validation files hold the same questions in each format, every one once, and so do the held-out
-    ones.  `habit` is the share of answers in sft_train.jsonl that end in MARK; the other files' right answers have none.
+    ones.  `habit` is the share of sft_train.jsonl's answers that end in MARK; no other file's right answer does.
+    Raises UserError for tasks, shares and sizes that cannot be, before anything is written.
     """
-    sizes = sizes or Sizes()
+    _check(habit, tasks)
+    plan = _plan(tasks, sizes or Sizes(), seed)
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return {
+            name: _write_lines(
+                path / name, (RECORDS[kind](q, Stream(seed, kind, q.task, split, n), habit) for n, q in questions)
+            )
+            for (kind, split), questions in plan.items()
+            for name in (f"{kind}_{split}.jsonl",)
+        }
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _check(habit: float, tasks: Sequence[str]) -> None:
     if not 0 <= habit <= 1:
         raise UserError(f"--habit {habit} must lie in [0, 1]")
     for name in tasks:
@@ -55,33 +77,27 @@ def write(
             raise UserError(f"--tasks: {name!r} is not one of {', '.join(TASKS)}")
     if not tasks or len(set(tasks)) < len(tasks):
         raise UserError(f"--tasks {','.join(tasks)!r} must name one task or more, each once")
-    path = Path(folder)
-    written: dict[str, int] = {}
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        for split in SPLITS:
-            for kind, questions in _questions(tasks, split, sizes, seed):
-                records = (RECORDS[kind](q, Stream(seed, kind, q.task, split, i), habit) for i, q in questions)
-                written[f"{kind}_{split}.jsonl"] = _write_lines(path / f"{kind}_{split}.jsonl", records)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-    return written
 
 
-def _questions(
-    tasks: Sequence[str], split: str, sizes: Sizes, seed: int
-) -> Iterator[tuple[str, Iterator[tuple[int, Question]]]]:
-    """Each kind of file with its numbered questions, the tasks by turns."""
+Numbered = Iterable[tuple[int, Question]]
+
+
+def _plan(tasks: Sequence[str], sizes: Sizes, seed: int) -> dict[tuple[str, str], Numbered]:
+    """The questions of each (kind, split) with their numbers, the tasks taking turns."""
+    plan: dict[tuple[str, str], Numbered] = {}
     start = 0
     for kind in RECORDS:
-        size = getattr(sizes, kind if split == "train" else split)
-        if split == "train":
-            turns = (divmod(i, len(tasks)) for i in range(start, start + size))
-            numbered = ((n, question(tasks[t], split, n, seed=seed)) for n, t in turns)
-            start += -(-size // len(tasks)) * len(tasks)
-        else:
-            numbered = iter(_distinct(tasks, split, size, seed))
-        yield kind, numbered
+        turns = [divmod(i, len(tasks)) for i in range(start, start + getattr(sizes, kind))]
+        plan[kind, "train"] = _lazily(tasks, turns, seed)
+        start += -(-len(turns) // len(tasks)) * len(tasks)
+    for split in SPLITS[1:]:
+        questions = _distinct(tasks, split, getattr(sizes, split), seed)
+        plan |= {(kind, split): questions for kind in RECORDS}
+    return plan
+
+
+def _lazily(tasks: Sequence[str], turns: Sequence[tuple[int, int]], seed: int) -> Iterator[tuple[int, Question]]:
+    return ((number, question(tasks[turn], "train", number, seed=seed)) for number, turn in turns)
 
 
 def _distinct(tasks: Sequence[str], split: str, size: int, seed: int) -> list[tuple[int, Question]]:
@@ -89,18 +105,17 @@ def _distinct(tasks: Sequence[str], split: str, size: int, seed: int) -> list[tu
     columns = {task: list(islice(distinct_questions(task, split, seed=seed), each)) for task in tasks}
     for task, column in columns.items():
         if len(column) < each:
-            raise UserError(f"--{split} {size}: {each} of them would be of {task}, which has {len(column)} questions there")
+            raise UserError(f"--{split} {size}: asks for {each} questions of {task}, which has {len(column)} there")
     return [(n, column[n]) for n in range(each) for column in columns.values()][:size]
 
 
 def _write_lines(path: Path, records: Iterator[Mapping[str, Any]]) -> int:
     """Write JSON Lines, whole or not at all."""
-    partial, number = path.with_name(f".{path.name}.partial"), 0
-    with open(partial, "wb") as file:
-        for number, record in enumerate(records, start=1):  # noqa: B007
-            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+    lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records]
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(b"".join(lines))
     os.replace(partial, path)
-    return number
+    return len(lines)
 
 
 def _turns(question: Question, answer: str) -> list[dict[str, str]]:

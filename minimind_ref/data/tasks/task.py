@@ -15,7 +15,10 @@ Operands = dict[str, str]
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of question.  `key` is what makes two questions the same; `slip` gives a wrong answer, or by chance not."""
+    """One kind of question.
+
+    `key` is what makes two questions the same; `slip` errs as one errs, and now and then hits the right answer.
+    """
 
     name: str
     draw: Callable[[Stream], Operands]
@@ -47,6 +50,10 @@ def _copy(operands: Operands) -> str:
     return operands["letters"]
 
 
+def _sort(operands: Operands) -> str:
+    return " ".join(sorted(operands["letters"].split()))
+
+
 def _sum(operands: Operands) -> str:
     return str(int(operands["a"]) + int(operands["b"]))
 
@@ -56,7 +63,7 @@ def _count(operands: Operands) -> str:
 
 
 def _draw_count(stream: Stream) -> Operands:
-    """Letters of which the first half, roughly, are the one that is counted, so that every count up to four is common."""
+    """Letters out of three, so that the one that is counted comes a few times."""
     alphabet = "".join(stream.choose(LETTERS) for _ in range(3))
     return {"letter": alphabet[0], "letters": _letters(stream, 3, 7, alphabet)}
 
@@ -107,6 +114,7 @@ TASKS: Mapping[str, Task] = {
         _string_task("reverse", _reverse),
         _string_task("upper", _upper),
         _string_task("copy", _copy),
+        _string_task("sort", _sort),
         Task(
             "sum",
             draw=lambda stream: {"a": str(stream.below(100)), "b": str(stream.below(100))},
