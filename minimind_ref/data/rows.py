@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch.utils.data import Dataset
 
-from minimind_ref.data.packing import Rows, check_length, packed_row, padded_row
+from minimind_ref.data.packing import Rows, packed_row, padded_row
+from minimind_ref.data.packing_checks import check_length
 from minimind_ref.data.token_file import TokenFile
 
 
