@@ -109,26 +109,34 @@ class TokenFile:
 def split(
     token_file: TokenFile, fraction: float | int = 0.01, max_documents: int = 1000, *, group: int = 1
 ) -> tuple[TokenFile, TokenFile]:
-    """(training part, held-out part): every n-th document is held out, n = 1/fraction or more to keep the maximum.
+    """(training part, held-out part): the documents that `held_out` names are the second part, the rest the first.
 
-    The same documents for the same file every time.  At least one is held out, but none of a single document or with
-    fraction 0: the second part then has no documents.  group: so many documents stay together and count as one (a
-    pair is two).
+    group: so many documents stay together and count as one (a pair is two).
     """
-    if not 0 <= fraction <= 0.5:
-        raise ValueError(f"fraction={fraction} must lie between 0 and 0.5")
     total, rest = divmod(token_file.num_documents, group)
     if rest:
         raise ValueError(f"the file's {token_file.num_documents} documents make no groups of {group}")
-    if fraction == 0 or max_documents == 0 or total < 2:
+    held = held_out(total, fraction, max_documents)
+    if held.size == 0:
         return token_file, token_file.select(np.empty((0, 2), dtype=np.int64))
-    stride = min(max(math.ceil(1 / fraction), -(-total // max_documents)), total)
-    held = np.arange(stride - 1, total, stride)
     between = group * np.stack([np.append(0, held + 1), np.append(held, total)], axis=1)
     return (
         token_file.select(between[between[:, 0] < between[:, 1]]),
         token_file.select(group * np.stack([held, held + 1], axis=1)),
     )
+
+
+def held_out(total: int, fraction: float | int = 0.01, max_documents: int = 1000) -> Int[np.ndarray, " m"]:
+    """The documents, of `total`, that are not trained on: every n-th, n = 1/fraction or more to keep the maximum.
+
+    The same ones every time.  At least one, but none of a single document or with fraction 0.
+    """
+    if not 0 <= fraction <= 0.5:
+        raise ValueError(f"fraction={fraction} must lie between 0 and 0.5")
+    if fraction == 0 or max_documents == 0 or total < 2:
+        return np.empty(0, dtype=np.int64)
+    stride = min(max(math.ceil(1 / fraction), -(-total // max_documents)), total)
+    return np.arange(stride - 1, total, stride)
 
 
 def _cumulative(counts: np.ndarray) -> np.ndarray:

@@ -56,12 +56,14 @@ def write_chunks(
     supervised: bool = False,
     settings: dict[str, Any],
     skipped: Counter[str] | None = None,
+    extra: dict[str, Any] | None = None,
 ) -> TokenFile:
     """The token file CACHE_DIR/NAME-FINGERPRINT: opened if it is there, else written from `chunks`.
 
     `settings` must hold all that the chunks depend on.  The files are written in a temporary folder, synced and
     renamed, the JSON last: an interruption leaves nothing that could be taken for a token file, and processes that
-    race write the same bytes.  A document without a token is none.
+    race write the same bytes.  A document without a token is none.  `skipped` and `extra` go to the metadata as they
+    are at the end.
     """
     settings = {"format": FORMAT, "tokenizer": tokenizer.fingerprint, "wrap": wrap, **settings}
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -73,7 +75,7 @@ def write_chunks(
     try:
         counts = _write(chunks, work, np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4"), supervised)
         metadata = {"format": FORMAT, "wrap": wrap, "supervised": supervised, **counts}
-        metadata |= {"settings": settings, "fingerprint": fingerprint, "skipped": dict(skipped or {})}
+        metadata |= {"settings": settings, "fingerprint": fingerprint, "skipped": dict(skipped or {}), **(extra or {})}
         (work / "json").write_text(json.dumps(metadata, indent=1), encoding="utf-8")
         for suffix in suffixes(supervised):
             with open(work / suffix, "rb+") as file:
