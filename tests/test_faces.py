@@ -14,7 +14,7 @@ PACKAGE = ROOT / "minimind_ref"
 FOLDERS = {
     "data": ["tokenizer", "chat_template", "packing"],
     "model": ["rms_norm", "rope", "attention", "swiglu", "moe", "block", "transformer", "initialisation"],
-    "loss": ["cross_entropy"],
+    "loss": ["cross_entropy", "dpo", "grpo"],
     "optim": ["adamw", "grad_clip", "accumulation", "cosine_schedule", "grad_scaler"],
     "generate": ["sampling"],
 }
