@@ -40,7 +40,7 @@ class HeldOutPairs(NamedTuple):
         """What a person reads."""
         m = self.means
         return [
-            f"loss {m['loss']:.4f}, implicit accuracy {m['accuracy']:.3f}, margin over the reference {m['margin']:.3f}, "
+            f"loss {m['loss']:.4f}, implicit accuracy {m['accuracy']:.3f}, mean margin {m['margin']:.3f}, "
             f"raw preference {m['preference']:.3f}, on {self.pairs:,} pairs"
         ]
 

@@ -112,16 +112,16 @@ def roll_out(
             generator=generator,
         )
     each = [prompt.ids for prompt in prompts for _ in range(settings.num_generations)]
-    tensors = [x.to(placement.device) for x in lay_out(each, scored.ids, sampler.tokenizer.pad_id)]
+    ids, mask, labels = (x.to(placement.device) for x in lay_out(each, scored.ids, sampler.tokenizer.pad_id))
 
     def logp(network: Transformer) -> Tensor:
-        return score_fixed(network, *tensors, placement=placement, temperature=settings.temperature)
+        return score_fixed(network, ids, mask, labels, placement=placement, temperature=settings.temperature)
 
     advantages = group_advantages(scored.rewards, scale=settings.scale_rewards).flatten().to(placement.device)
-    divisor = grpo_divisor(tensors[2] != IGNORE, normalise=settings.normalise)
+    divisor = grpo_divisor(labels != IGNORE, normalise=settings.normalise)
     old_logp = logp(policy)
     reference_logp = logp(reference) if settings.beta else old_logp
-    return Answers(*tensors, old_logp, reference_logp, advantages, divisor), scored
+    return Answers(ids, mask, labels, old_logp, reference_logp, advantages, divisor), scored
 
 
 def no_answers(pad_id: int, device: torch.device) -> Answers:

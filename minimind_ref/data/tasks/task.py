@@ -50,12 +50,17 @@ def _copy(operands: Operands) -> str:
     return operands["letters"]
 
 
-def _sort(operands: Operands) -> str:
-    return " ".join(sorted(operands["letters"].split()))
-
-
 def _sum(operands: Operands) -> str:
     return str(int(operands["a"]) + int(operands["b"]))
+
+
+def _difference(operands: Operands) -> str:
+    return str(int(operands["a"]) - int(operands["b"]))
+
+
+def _draw_difference(stream: Stream) -> Operands:
+    b, a = sorted((stream.below(100), stream.below(100)))
+    return {"a": str(a), "b": str(b)}
 
 
 def _count(operands: Operands) -> str:
@@ -93,7 +98,8 @@ def _slip_number(answer: Callable[[Operands], str], steps: tuple[int, ...]) -> C
     """A little too much or too little, never below zero."""
 
     def slip(operands: Operands, stream: Stream) -> str:
-        return str(abs(int(answer(operands)) + stream.choose(steps)))
+        right, step = int(answer(operands)), stream.choose(steps)
+        return str(right + step if right + step >= 0 else right - step)
 
     return slip
 
@@ -114,13 +120,19 @@ TASKS: Mapping[str, Task] = {
         _string_task("reverse", _reverse),
         _string_task("upper", _upper),
         _string_task("copy", _copy),
-        _string_task("sort", _sort),
         Task(
             "sum",
             draw=lambda stream: {"a": str(stream.below(100)), "b": str(stream.below(100))},
             answer=_sum,
             slip=_slip_number(_sum, (-10, -1, 1, 10)),
             key=lambda operands: " ".join(sorted(operands.values())),
+        ),
+        Task(
+            "difference",
+            draw=_draw_difference,
+            answer=_difference,
+            slip=_slip_number(_difference, (-10, -1, 1, 10)),
+            key=lambda operands: f"{operands['a']} - {operands['b']}",
         ),
         Task(
             "count",

@@ -25,13 +25,13 @@ WORDINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "en": ("Repeat this: {letters}", "Copy these letters: {letters}", "Say {letters} once more."),
         "zh": ("照着写： {letters}", "把 {letters} 再说一遍。", "请重复这些字母： {letters}"),
     },
-    "sort": {
-        "en": ("Sort these letters: {letters}", "Put in alphabetical order: {letters}", "Say {letters} in order."),
-        "zh": ("按字母顺序写： {letters}", "把 {letters} 排好序。", "请给这些字母排序： {letters}"),
-    },
     "sum": {
         "en": ("What is {a} + {b}?", "Add {a} and {b}.", "How much are {a} and {b} together?"),
         "zh": ("{a} + {b} 等于多少？", "计算 {a} 加 {b}。", "{a} 与 {b} 的和是多少？"),
+    },
+    "difference": {
+        "en": ("What is {a} - {b}?", "Take {b} away from {a}.", "How much is {a} minus {b}?"),
+        "zh": ("{a} - {b} 等于多少？", "计算 {a} 减 {b}。", "{a} 减去 {b} 是多少？"),
     },
     "count": {
         "en": (
