@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from minimind_ref.checks import require_finite, require_rank, require_shape
-from minimind_ref.loss.tokens import marked, require_option, widened
+from minimind_ref.loss.tokens import marked, require_axes, require_option, widened
 
 FORMS = ("clip", "cispo")
 
@@ -17,6 +17,7 @@ def kl_k3(logp: Float[Tensor, "..."], reference_logp: Float[Tensor, "..."]) -> F
     Source: Schulman 2020, "Approximating KL divergence"; Shao et al. 2024, arXiv:2402.03300, eq. 4.
     """
     require_shape("reference_logp", reference_logp, tuple(logp.shape), "the shape of logp")
+    require_axes("logp", logp)
     gap = widened(reference_logp.detach()) - widened(logp)
     return gap.expm1() - gap
 

@@ -308,6 +308,8 @@ def _gap(logp: Any, reference_logp: Any) -> Any:
 def _marked(mask: Any) -> Bool[np.ndarray, "b s"]:
     marked = np.asarray(mask)
     require_rank("mask", marked, 2)
+    for axis, size in zip(("batch", "length"), marked.shape, strict=True):
+        require_positive(f"{axis} of mask", size)
     odd = marked[(marked != 0) & (marked != 1)]
     if odd.size:
         raise ValueError(f"mask holds {odd[0]} but must hold 0 and 1")

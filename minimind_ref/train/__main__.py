@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,12 @@ from minimind_ref.config import DERIVED, ModelConfig
 from minimind_ref.errors import UserError, run_command
 from minimind_ref.flags import Parser, add_fields, parse
 from minimind_ref.train.recipes import TINY, Family, layer
-from minimind_ref.train.settings import STAGES, Settings
+from minimind_ref.train.settings import STAGES, STEPS, AllSettings, Settings
 
+ALL = """{what}
+
+Steps: {steps}.  Every flag of a step's stage is given as --STEP.flag value.
+Stages: {stages}."""
 DESCRIPTION = """{what}
 
 Stages: {stages}; pretrain if none is named.  Each has its own flags: python -m minimind_ref.train STAGE --help.
@@ -25,11 +29,13 @@ def main(argv: Sequence[str]) -> None:
     """Parse the command line and run the stage that it names."""
     argv = list(argv)
     stage = argv.pop(0) if argv and not argv[0].startswith("-") else "pretrain"
-    if stage not in STAGES:
-        raise UserError(f"unknown stage {stage!r}; stages: {', '.join(STAGES)}")
-    given = parse(_parser(stage), argv)
     # Threads that spin while they wait cost a busy machine an order of magnitude; read when torch loads OpenMP.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if stage == "all":
+        return _all(argv)
+    if stage not in STAGES:
+        raise UserError(f"unknown stage {stage!r}; stages: {', '.join(STAGES)}, all")
+    given = parse(_parser(stage, STAGES[stage], TINY[stage]), argv)
     from minimind_ref.train.run import run_stage  # torch takes seconds to load: --help and mistakes need none
 
     if given.get("init_from"):
@@ -47,10 +53,37 @@ def main(argv: Sequence[str]) -> None:
         run_stage(stage, *layer(stage, given, _initial(stage, given)))
 
 
-def _parser(stage: str) -> Parser:
-    settings = STAGES[stage]
-    tiny = ", ".join(f"{name} {value}" for name, value in TINY[stage].items())
-    description = DESCRIPTION.format(what=settings.__doc__, stages=", ".join(STAGES), tiny=tiny)
+def _all(argv: Sequence[str]) -> None:
+    """Run the pipeline; `--STEP.flag value` is for one of its steps."""
+    general, of_step = split_flags(argv, tuple(STEPS))
+    given = parse(_parser("all", AllSettings, {}), general)
+    steps = {name: parse(_parser(name, STAGES[STEPS[name].stage], {}), flags) for name, flags in of_step.items()}
+    from minimind_ref.train.pipeline import run_all
+
+    settings = AllSettings(**{f.name: given.pop(f.name) for f in fields(AllSettings) if f.name in given})
+    print(f"\nreport    {run_all(settings, given, steps)}")
+
+
+def split_flags(argv: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """What is for everything, and for each name what was given as --NAME.flag, as if it had been given alone."""
+    general: list[str] = []
+    of_name: dict[str, list[str]] = {}
+    current = general
+    for word in argv:
+        if word.startswith("--"):
+            name, dot, flag = word[2:].partition(".")
+            own = dot and name in names
+            current = of_name.setdefault(name, []) if own else general
+            word = f"--{flag}" if own else word
+        current.append(word)
+    return general, of_name
+
+
+def _parser(stage: str, settings: Any, recipe: Mapping[str, Any]) -> Parser:
+    tiny = ", ".join(f"{name} {value}" for name, value in recipe.items())
+    description = (DESCRIPTION if recipe else ALL).format(
+        what=settings.__doc__, stages=", ".join((*STAGES, "all")), tiny=tiny, steps=", ".join(STEPS)
+    )
     parser = Parser(prog="python -m minimind_ref.train", description=description)
     parser.usage = "%(prog)s [STAGE] [--flag value …]"
     add_fields(parser, Family, {}, "model")

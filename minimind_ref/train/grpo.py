@@ -187,8 +187,8 @@ class Reinforcement:
                     found = self.sampler(self.policy, [chosen[i] for i in indices], num_samples=1, temperature=0)
                 lengths = sum(map(len, found.ids))
                 sums += (found.rewards.sum().item(), lengths, sum(found.finished), len(indices))
-        *values, count = total(sums.tolist(), ranks, self.placement.device)
-        return HeldOutReward(*(value / count for value in values), int(count))
+        reward, length, finished, count = total(sums.tolist(), ranks, self.placement.device)
+        return HeldOutReward(reward / count, length / count, finished / count, int(count))
 
     def sample(self, model: Transformer, length: int = 80) -> str:
         """The first held-out prompt, and the policy's greedy answer."""
@@ -208,4 +208,5 @@ class Reinforcement:
 
 
 def _on(device: torch.device, answers: Mapping[str, Any]) -> Answers:
-    return Answers(**{key: x.to(device) if isinstance(x, Tensor) else x for key, x in answers.items()})
+    moved: dict[str, Any] = {key: x.to(device) if isinstance(x, Tensor) else x for key, x in answers.items()}
+    return Answers(**moved)

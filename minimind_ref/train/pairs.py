@@ -69,21 +69,24 @@ def score_pairs(
 
 
 @torch.no_grad()
+def score_all(
+    model: nn.Module, part: PairRows, batch_size: int, placement: Placement, reduction: str
+) -> Float[np.ndarray, "p 2"]:
+    """The log-probabilities of all pairs' answers, in their order, in the precision of the training step."""
+    found = [np.zeros((0, 2), np.float32)]
+    indices = (list(range(i, min(i + batch_size, len(part)))) for i in range(0, len(part), batch_size))
+    for pairs in load(part, indices, part.collate, 0):
+        with placement.autocast():
+            found.append(score_pairs(model, pairs, placement, reduction)[0].float().cpu().numpy())
+    return np.concatenate(found)
+
+
 def score_reference(
     model: nn.Module, parts: list[PairRows], file: Path, batch_size: int, placement: Placement, reduction: str
 ) -> None:
-    """Fill the parts' scores with those of the network as it is now; from `file` where they were computed before.
-
-    Pairs are scored in their order, in the precision of the training step.
-    """
+    """Fill the parts' scores with those of the network as it is now; from `file` where they were computed before."""
     if not file.exists():
-        found = [np.zeros((0, 2), np.float32)]
-        for part in parts:
-            indices = (list(range(i, min(i + batch_size, len(part)))) for i in range(0, len(part), batch_size))
-            for pairs in load(part, indices, part.collate, 0):
-                with placement.autocast():
-                    found.append(score_pairs(model, pairs, placement, reduction)[0].float().cpu().numpy())
-        scores = np.concatenate(found)
+        scores = np.concatenate([score_all(model, part, batch_size, placement, reduction) for part in parts])
         write_atomically(file, lambda opened: np.save(opened, scores))
     every = torch.from_numpy(np.load(file))
     for part, scores in zip(parts, every.split([len(part) for part in parts]), strict=True):

@@ -11,6 +11,19 @@ from minimind_ref.errors import UserError
 from minimind_ref.train.settings import STAGES, Settings
 
 _TINY = dict(weight_decay=0.1, beta2=0.95, num_workers=0, log_interval=10)
+_SFT = dict(**_TINY, max_seq_len=128, batch_size=32, learning_rate=1e-3, warmup_iters=40, eval_interval=200)
+_GRPO = dict(
+    **_TINY,
+    max_seq_len=96,
+    max_new_tokens=24,
+    epochs=4,
+    max_steps=80,
+    batch_size=16,
+    learning_rate=1e-4,
+    num_updates=2,
+    beta=0.02,
+    eval_interval=20,
+)
 TINY: Mapping[str, Mapping[str, Any]] = {
     "pretrain": dict(
         **_TINY,
@@ -22,20 +35,13 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         warmup_iters=40,
         eval_interval=160,
     ),
-    "sft": dict(**_TINY, max_seq_len=128, max_steps=1500, batch_size=32, learning_rate=1e-3, warmup_iters=40),
-    "dpo": dict(**_TINY, max_seq_len=128, max_steps=60, batch_size=32, learning_rate=1e-4),
-    "grpo": dict(
-        **_TINY,
-        max_seq_len=96,
-        max_new_tokens=32,
-        max_steps=60,
-        batch_size=16,
-        learning_rate=1e-4,
-        num_updates=2,
-        beta=0.02,
-    ),
+    "sft": dict(**_SFT, max_steps=1000),
+    "dpo": dict(**_TINY, max_seq_len=128, max_steps=60, batch_size=32, learning_rate=1e-4, eval_interval=20),
+    "grpo": _GRPO,
+    "habit": dict(_SFT, max_steps=100, learning_rate=3e-4),
+    "unlearn": _GRPO,
 }
-"""What the preset tiny changes in the stages' defaults; no other preset has a recipe."""
+"""What the preset tiny changes in the defaults of a stage, or of a step of `train all`; no other has a recipe."""
 
 COMPAT: Mapping[str, Mapping[str, Any]] = {
     "minimind2": dict(
@@ -67,10 +73,13 @@ class Family:
     )
 
 
-def layer(stage: str, given: Mapping[str, Any], initial: ModelConfig | None = None) -> tuple[ModelConfig, Settings]:
+def layer(
+    stage: str, given: Mapping[str, Any], initial: ModelConfig | None = None, recipe: str | None = None
+) -> tuple[ModelConfig, Settings]:
     """The network and the settings that the given flags mean: defaults, then the preset, then compat, then flags.
 
     `initial` is the network of the weights to start from; without --preset it is the one that model flags change.
+    `recipe` names tiny's recipe where that is not the stage's.
     """
     kind = STAGES[stage]
     model_flags = {f.name: given[f.name] for f in fields(ModelConfig) if f.name in given}
@@ -84,6 +93,6 @@ def layer(stage: str, given: Mapping[str, Any], initial: ModelConfig | None = No
         config = base.replace(**model_flags) if base else ModelConfig(**model_flags)
     except ValueError as error:
         raise UserError(f"impossible network: {error}") from None
-    recipe = TINY[stage] if base == PRESETS["tiny"] else {}
+    chosen = TINY[recipe or stage] if base == PRESETS["tiny"] else {}
     choices = {name: value for name, value in COMPAT.get(compat or "", {}).items() if hasattr(kind, name)}
-    return config, kind(**{**recipe, **choices, **run_flags})
+    return config, kind(**{**chosen, **choices, **run_flags})

@@ -163,11 +163,50 @@ class GRPOSettings(_ChatSettings):
             raise UserError("--temperature 0 would make a group of equal answers")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AllSettings:
+    """All stages in a row on built-in tasks, and a report: what each is for, measured on held-out questions."""
+
+    out_dir: str = _run("out", "holds a folder for every step, results.json and report.md")
+    resume: bool = _run(False, "go on where an earlier call was stopped")
+    seed: int = _run(42, "of everything that is drawn")
+    device: str = _run("auto", "cuda, cuda:1, mps, cpu; auto: the first of them that is there")
+    dtype: str = _run("auto", "precision of the forward pass", options=("auto", "float32", "bfloat16", "float16"))
+    template: str = _data("minimind2", "how a conversation is written", options=("minimind2", "minimind3"))
+    questions: int = _run(600, "held-out questions that each step is judged by")
+
+    def __post_init__(self) -> None:
+        if self.questions < 1:
+            raise UserError(f"--questions {self.questions} must be at least 1")
+        if not self.out_dir:
+            raise UserError("--out_dir is empty: give a path")
+
+
 STAGES: dict[str, type[Settings]] = {
     "pretrain": PretrainSettings,
     "sft": SFTSettings,
     "dpo": DPOSettings,
     "grpo": GRPOSettings,
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of `train all`: its stage, the step whose weights it starts from, its data, what it is for."""
+
+    stage: str
+    start: str | None
+    data: str | None
+    purpose: str
+
+
+STEPS = {
+    "pretrain": Step("pretrain", None, None, "the language, from the built-in corpus"),
+    "sft": Step("sft", "pretrain", "data/sft_train.jsonl", "the tasks, from right answers"),
+    "dpo": Step("dpo", "sft", "data/dpo_train.jsonl", "right answers preferred to plausible wrong ones"),
+    "grpo": Step("grpo", "sft", "data/grpo_train.jsonl", "reward for exact answers, on the plain tasks"),
+    "habit": Step("sft", "sft", "habit/sft_train.jsonl", "a wrong habit: most answers end in a spurious mark"),
+    "unlearn": Step("grpo", "habit", "data/grpo_train.jsonl", "the same reward, which rejects the mark"),
 }
 
 MINIMUM = {
