@@ -14,7 +14,7 @@ from minimind_ref.data.jsonl import read_records
 from minimind_ref.data.messages import read_messages
 from minimind_ref.data.tasks import SPLITS, TASKS, Sizes, distinct_questions, question, split_of, write
 from minimind_ref.data.tasks.__main__ import main
-from minimind_ref.data.tasks.files import MARK, MARKED_PAIRS
+from minimind_ref.data.tasks.records import MARK, MARKED_PAIRS
 from minimind_ref.data.tasks.stream import Stream
 from minimind_ref.data.tasks.wordings import LANGUAGES, WORDINGS
 from minimind_ref.data.tokenizer import Tokenizer

@@ -5,8 +5,20 @@ hash of the question alone, so that no seed, wording or language carries one fro
 Strings are letters set apart by spaces, so that each is a token of its own: in a word, byte pairs would hide them.
 """
 
-from minimind_ref.data.tasks.files import MARK, Sizes, write
+from minimind_ref.data.tasks.files import Sizes, write
 from minimind_ref.data.tasks.questions import SPLITS, Question, distinct_questions, question, split_of
+from minimind_ref.data.tasks.records import MARK
 from minimind_ref.data.tasks.task import TASKS, Task
 
-__all__ = ["MARK", "SPLITS", "TASKS", "Question", "Sizes", "Task", "distinct_questions", "question", "split_of", "write"]
+__all__ = [
+    "MARK",
+    "SPLITS",
+    "TASKS",
+    "Question",
+    "Sizes",
+    "Task",
+    "distinct_questions",
+    "question",
+    "split_of",
+    "write",
+]
