@@ -337,9 +337,9 @@ def test_low_precision_networks_generate(dtype):
         ({"top_k": -2}, "top_k=-2"),
         ({"top_p": 1.5}, "top_p=1.5"),
         ({"min_p": -0.5}, "min_p=-0.5"),
-        ({"repetition_penalty": 0.0}, "penalty=0.0"),
-        ({"repetition_penalty": math.nan}, "penalty=nan"),
-        ({"repetition_penalty": math.inf}, "penalty=inf"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
+        ({"repetition_penalty": math.nan}, "repetition_penalty=nan"),
+        ({"repetition_penalty": math.inf}, "repetition_penalty=inf"),
     ),
     ids=str,
 )

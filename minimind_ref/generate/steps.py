@@ -1,5 +1,6 @@
 """The loop of generation: a forward pass with the cache, a choice, and again."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,8 +38,9 @@ class Choice:
 
     def check(self) -> None:
         """Refuse bad settings before the first forward pass, by trying them on one token."""
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(f"repetition_penalty={self.repetition_penalty} must be above 0 and finite")
         one = torch.zeros(1, 1)
-        penalise_repetition(one, torch.zeros(1, 1, dtype=torch.long), self.repetition_penalty)
         filter_logits(one, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
 
 
