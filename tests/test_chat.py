@@ -156,6 +156,13 @@ def test_characters_arrive_whole_and_before_the_answer_ends_and_an_interrupt_end
     assert (process.returncode, err.decode(), out[-1:]) == (130, "error: interrupted\n", b"\n")
 
 
+def test_characters_that_the_terminal_lacks_are_replaced(tmp_path, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    assert chat("--from", write_run(tmp_path / "run", short()), "--prompt", "Hi") == 0
+    assert written.getvalue() == (TEXT + "\n").encode("latin-1", errors="replace")
+
+
 def test_a_reader_that_leaves_is_no_traceback(tmp_path):
     run = write_run(tmp_path / "run", endless())
     process = start("--from", run, "--prompt", "Hi", "--max_new_tokens", 30000, stdout=-1, stderr=-1)

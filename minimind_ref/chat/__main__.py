@@ -1,6 +1,7 @@
 """`python -m minimind_ref.chat --from DIR`: talk to a network, in a terminal or through a pipe."""
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -31,6 +32,9 @@ tokenizer's end or padding token (or one that the tokenizer lacks), at max_new_t
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line, load the network, answer."""
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="replace")  # a network may say what a terminal's encoding lacks
     parser = Parser(prog="python -m minimind_ref.chat", description=DESCRIPTION)
     parser.add_argument(
         "--from", dest="source", type=Path, required=True, help="run folder, MiniMind .pth, or Hugging Face folder"

@@ -57,8 +57,6 @@ class Conversation:
             for piece in self.tokenizer.decode_stream(self._new_ids(prompt, room, ids)):
                 write(piece)
                 written.append(piece)
-        except ValueError as error:
-            raise RunError(f"the network cannot go on: {error}") from None
         finally:
             self.turns = [*turns, self._reply("".join(written))]
         if ids[-1] in self.stop_ids:
@@ -69,18 +67,22 @@ class Conversation:
 
     def _new_ids(self, prompt: list[int], room: int, ids: list[int]) -> Iterator[int]:
         """Generate, and keep in `ids`, what the network chooses; a stop is kept too, but it is no text."""
-        for (index,) in stream(
+        chosen = stream(
             self.model,
             [prompt],
             max_new_tokens=room,
             stop_ids=sorted(self.stop_ids),
             generator=self.generator,
             **self.options.sampling,
-        ):
-            assert index is not None  # the only row goes on until it ends
-            ids.append(index)
-            if index not in self.stop_ids:
-                yield index
+        )
+        try:
+            for (index,) in chosen:
+                assert index is not None  # the only row goes on until it ends
+                ids.append(index)
+                if index not in self.stop_ids:
+                    yield index
+        except ValueError as error:
+            raise RunError(f"the network cannot go on: {error}") from None
 
     def _encode(self, turns: Turns) -> list[int]:
         messages = [*self.system, *turns]
