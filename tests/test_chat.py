@@ -329,6 +329,16 @@ def test_oldest_turns_are_forgotten_where_the_next_answer_would_have_no_room(cap
         assert capsys.readouterr().err.count("its oldest 1 of 5 questions and answers are forgotten") == (slack < 0)
 
 
+def test_a_long_answer_claims_half_of_the_positions_at_most():
+    said_before = [said("user", "one"), said("assistant", "two"), said("user", "three"), said("assistant", "four")]
+    asked = [*said_before, said("user", "five")]
+    length = len(encode_chat(TOKENIZER, asked, add_generation_prompt=True).ids)
+    for positions, kept in ((2 * length - 3, 5), (2 * length - 4, 3)):
+        talk = conversation(short(max_position_embeddings=positions), max_new_tokens=10000)
+        talk.turns = list(said_before)
+        assert talk.prepare("five")[0] == asked[-kept:]
+
+
 def test_a_prompt_that_does_not_fit_by_itself_is_refused_and_forgets_nothing():
     def prompt(question):
         return encode_chat(TOKENIZER, [said("user", question)], add_generation_prompt=True).ids

@@ -156,6 +156,20 @@ def test_a_row_that_ended_changes_no_number_of_the_others():
     assert len({len(row) for row in ended}) > 1
 
 
+def test_a_row_that_ended_costs_nothing_and_its_samples_go_on():
+    model = Scripted(successor)
+    rows = generate(model, [[3], [7, 1], [5]], max_new_tokens=6, stop_ids=[6, 4], temperature=0.0, num_samples=2)
+    assert rows == [[4], [4], [2, 3, 4], [2, 3, 4], [6], [6]]
+    assert [shape for shape, _, _ in model.calls] == [(3, 2), (2, 1), (2, 1)]
+    prompt, (_, _, model) = [4, 7, 2], loaded("minimind2")
+    options = {"max_new_tokens": 9, "num_samples": 7, "temperature": 2.0}
+    free = generate(model, [PROMPTS[1], prompt], generator=torch.Generator().manual_seed(5), **options)
+    stops = [row[n] for n, row in enumerate(free[:3])]
+    ended = generate(model, [PROMPTS[1], prompt], stop_ids=stops, generator=torch.Generator().manual_seed(5), **options)
+    cut = [next((n for n, index in enumerate(row, start=1) if index in stops), len(row)) for row in free]
+    assert ended == [row[:n] for n, row in zip(cut, free, strict=True)] and len(set(cut)) > 3
+
+
 def test_the_table_may_be_filled_and_not_exceeded():
     model = Scripted(successor)
     longest = [0] * (TABLE - 3)
