@@ -37,14 +37,15 @@ class Scripted(Transformer):
         )
         self.logits, self.calls = logits, []
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, segment_ids=None, cache=None):
+    def forward(self, input_ids, attention_mask=None, *, cache=None, logits_mask=None):
         past = cache[0].keys.shape[1] if cache else 0
         total = past + input_ids.shape[1]
         assert attention_mask.shape == (len(input_ids), total)
         self.calls.append((tuple(input_ids.shape), self.training, torch.is_grad_enabled()))
         rows = [[self.logits(index, past + s + 1) for s, index in enumerate(row)] for row in input_ids.tolist()]
         kept = torch.zeros(len(input_ids), total, 1, 2)
-        return Output(torch.tensor(rows), torch.zeros(()), (KeyValue(kept, kept),))
+        assert logits_mask.sum() == len(input_ids), "the head runs on the last positions only"
+        return Output(torch.tensor(rows)[logits_mask], torch.zeros(()), (KeyValue(kept, kept),))
 
 
 def successor(index, length, step=1):

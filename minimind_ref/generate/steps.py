@@ -72,8 +72,8 @@ def steps(
     new, cache = ids, None
     for step in range(max_new_tokens):
         with torch.no_grad(), evaluating(model):
-            output = model(new, attention_mask=real, cache=cache)
-            logits, cache = output.logits[:, -1], output.cache
+            last = torch.arange(new.shape[1], device=ids.device).expand_as(new) == new.shape[1] - 1
+            logits, _, cache = model(new, attention_mask=real, cache=cache, logits_mask=last)
             if step == 0:
                 prompt_of = rows // num_samples
                 ids, real, logits, cache = ids[prompt_of], real[prompt_of], logits[prompt_of], _take(cache, prompt_of)
