@@ -14,7 +14,7 @@ from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.errors import RunError, UserError, run_command
 from minimind_ref.flags import Parser, add_fields, parse
 from minimind_ref.train.device import place
-from minimind_ref.train.pretrain import check_vocabulary
+from minimind_ref.train.network import check_vocabulary
 from minimind_ref.train.run_folder import read_network
 
 DESCRIPTION = """Talk to a network.  Answers go to stdout as they are written, everything else to stderr.
