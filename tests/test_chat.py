@@ -448,6 +448,9 @@ def test_weights_that_have_only_been_pretrained_are_called_so(tmp_path, capsys):
     assert chat("--from", run, "--prompt", "Hi") == 0
     printed = capsys.readouterr()
     assert printed.out == TEXT + "\n" and "have not learnt to answer" in printed.err
+    (run / "weights.pth").rename(run / "later.pth")
+    assert chat("--from", run / "later.pth", "--prompt", "Hi") == 0
+    assert capsys.readouterr() == (TEXT + "\n", ""), "another file beside that run's record"
 
 
 # ---- refusals ----

@@ -71,7 +71,7 @@ def load(source: Path, options: Options, *, introduce: bool) -> Conversation:
     template = options.template or run.get("settings", {}).get("template") or TEMPLATES[0]
     if introduce:
         note(f"weights   {path}\ndevice    {placement.reason}\ntemplate  {template}")
-    if run.get("stage") == "pretrain":
+    if (run.get("stage"), run.get("weights")) == ("pretrain", path.name):
         note("these weights are of a pretraining run: they continue text and have not learnt to answer")
     return Conversation(model.to(placement.device, placement.dtype), tokenizer, template, options)
 
