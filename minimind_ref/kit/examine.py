@@ -1,0 +1,135 @@
+"""Puts one operation's cases to an implementation, and collects what is found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from minimind_ref.kit import findings, generated, vectors
+from minimind_ref.kit.case import Case, Expected, by_oracle
+from minimind_ref.kit.compare import compare
+from minimind_ref.kit.findings import FAIL, Finding
+from minimind_ref.kit.implementation import Implementation
+from minimind_ref.kit.operation import Operation
+from minimind_ref.kit.outcome import Outcome
+
+LEVELS_OF_EFFORT = {"quick": 1, "full": 6}  # how many seeds each generator is given
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is asked of whom: the settings of one verification."""
+
+    implementation: Implementation
+    runner: Any
+    effort: str
+    seed: int
+    case: str | None
+    profile: str | None
+    levels: tuple[str, ...]
+
+    @property
+    def gradient(self) -> bool:
+        """Say whether gradients count."""
+        return "Backward" in self.levels or "Alignment" in self.levels
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """The claimed profiles, or the one that is asked for."""
+        if self.profile:
+            return (self.profile,)
+        return self.implementation.profiles or self.implementation.library.profiles
+
+    @property
+    def explicit(self) -> bool:
+        """Say whether float64 is claimed by name (or asked for), not only by the library."""
+        return "float64" in (self.implementation.profiles or ()) or self.profile == "float64"
+
+
+@dataclass
+class Examined:
+    """What was found about an operation; `absent` says that the implementation does not have it."""
+
+    found: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    absent: bool = False
+    stopped: str = ""
+
+
+def cases_of(operation: Operation, effort: str, seed: int) -> list[Case]:
+    """Give the recorded cases, then the generated ones."""
+    return [*vectors.recorded(operation), *generated.cases(operation, LEVELS_OF_EFFORT[effort], seed)]
+
+
+def examine(operation: Operation, session: Session) -> Examined:
+    """Ask every case in every profile that is claimed, until one runs out of time."""
+    examined = Examined()
+    if not session.runner.has(operation.name):
+        examined.absent = True
+        return examined
+    asked: list[tuple[Case, str, Outcome]] = []
+    for case in cases_of(operation, session.effort, session.seed):
+        if session.case and case.id != session.case:
+            continue
+        case = retargeted(case, session.implementation.fixed(operation.name))
+        for profile in ("float64",) if case.exact else session.profiles:
+            if profile not in case.profiles:
+                continue
+            outcome = session.runner.ask(case, profile, gradient=session.gradient)
+            asked.append((case, profile, outcome))
+            if "timeout" in (outcome.problem, outcome.gradient_problem):
+                examined.stopped = f"{case.id} {outcome.text or outcome.gradient_text}"
+                break
+        if examined.stopped:
+            break
+    dropped = not session.explicit and "float32" in session.profiles and computes_in_float32(asked)
+    if dropped:
+        examined.notes.append(f"{operation.name} computes in float32 inside; it is judged there, not in float64")
+    for case, profile, outcome in asked:
+        if not (dropped and profile == "float64" and not case.exact):
+            examined.found += findings.judge(
+                case, profile, outcome, explicit=session.explicit, gradient=session.gradient
+            )
+    if any(finding.printed for finding in examined.found):
+        examined.notes.append(f"{operation.name} prints")
+    return examined
+
+
+def retargeted(case: Case, fixed: dict[str, Any]) -> Case:
+    """Ask for the option that the implementation has declared, where a case leaves it at the default."""
+    new = {name: x for name, x in fixed.items() if name in case.operation.arguments and name not in case.parameters}
+    return by_oracle(replace(case, parameters=case.parameters | new)) if new else case
+
+
+def computes_in_float32(asked: Sequence[tuple[Case, str, Outcome]]) -> bool:
+    """Say whether float64 inputs get float32 answers: right to float32's bound, and nowhere to float64's.
+
+    An implementation that casts to float32 inside is honest in float32, and has not claimed float64.
+    """
+    wide = [(case, outcome) for case, profile, outcome in asked if profile == "float64" and not case.exact]
+    basic = [pair for pair in wide if "BASIC" in pair[0].flags] or wide
+    if not basic or any(kept(case, outcome) for case, outcome in basic):
+        return False
+    return all(kept(case, outcome) or float32_like(case, outcome) for case, outcome in wide)
+
+
+def kept(case: Case, outcome: Outcome) -> bool:
+    """Say whether the float64 answer is right in value and dtype."""
+    judged = findings.judge(case, "float64", outcome, explicit=False, gradient=False)
+    return all(finding.state != FAIL for finding in judged)
+
+
+def float32_like(case: Case, outcome: Outcome) -> bool:
+    """Say whether the answer to float64 inputs is what float32 arithmetic gives, or is refused."""
+    if outcome.problem or "float32" not in case.profiles:
+        return outcome.problem != "timeout"
+    exact, single = case.answer("float64")[0], case.answer("float32")[0]
+    for name, expected in exact.items():
+        if expected.bound is not None and np.asarray(expected.value).dtype.kind == "f":
+            moved = np.abs(np.asarray(single[name].value) - np.asarray(expected.value))
+            bound = np.asarray(single[name].bound) + np.where(np.isfinite(moved), moved, 0.0)
+            expected = Expected(expected.value, bound)
+        if not compare(name, outcome.outputs[name], expected).good:
+            return False
+    return True

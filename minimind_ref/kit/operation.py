@@ -1,0 +1,75 @@
+"""An operation of the kit: what a function that is judged takes and gives, and which clauses it answers for."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from minimind_ref.golden import faces
+from minimind_ref.golden.definitions import Clause, clauses
+from minimind_ref.kit import conventions, home
+
+LEVELS = ("Forward", "Backward", "Optimiser", "Alignment", "Inference", "Data")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One function of the public surface, as an implementation offers it.
+
+    `golden` is its name in golden/<component>.json; `backward` are the clauses that gradients alone can show, `both`
+    those that forward and gradients share; `dtype` and `pure` say which clause a wrong dtype or a changed input breaks.
+    `narrow` are the clauses that only bfloat16 and float16 can show; `wide` names what stays float32 where the rest is bfloat16 or float16.
+    `choices` are the arguments that name a choice between good implementations: an implementation may be fixed to one.
+    """
+
+    name: str
+    component: str
+    golden: str
+    level: str
+    backward: tuple[str, ...] = ()
+    both: tuple[str, ...] = ()
+    dtype: str | None = None
+    pure: str | None = None
+    choices: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
+    narrow: tuple[str, ...] = ()
+
+    @cached_property
+    def reference(self) -> Callable[..., Any]:
+        """The oracle, in the operation's own convention."""
+        return conventions.reference(self.name) or faces.oracle(self.component, self.golden)
+
+    @cached_property
+    def reference_vjp(self) -> Callable[..., Any] | None:
+        """The oracle's hand-derived gradient, where there is one."""
+        if not self.differentiable:
+            return None
+        return conventions.reference(f"{self.name}_vjp") or faces.oracle(self.component, f"{self.golden}_vjp")
+
+    @property
+    def differentiable(self) -> bool:
+        """Say whether gradients are part of the operation."""
+        return bool(self.backward)
+
+    @cached_property
+    def arguments(self) -> dict[str, inspect.Parameter]:
+        """The public arguments by name; those without a default must be understood by every implementation."""
+        return dict(inspect.signature(self.reference).parameters)
+
+    @property
+    def signature(self) -> str:
+        """Write the call down for people."""
+        plain = [p.replace(annotation=inspect.Parameter.empty) for p in self.arguments.values()]
+        return f"{self.name}{inspect.Signature(plain)}"
+
+    @cached_property
+    def clauses(self) -> dict[str, Clause]:
+        """The component's MUST clauses by id, in the order of the specification."""
+        found = clauses(self.component, home.SPECS)
+        return {clause.id: clause for clause in found if clause.level == "MUST"}
+
+    def level_of(self, clause: str) -> str:
+        """Say to which level a clause belongs: gradients of the forward operations are a level of their own."""
+        return "Backward" if clause in self.backward and self.level == "Forward" else self.level

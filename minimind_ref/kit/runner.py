@@ -1,0 +1,141 @@
+"""Asks an implementation in this process; another runner asks a process (process.py) or reads files (grade.py)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minimind_ref.kit import guard, trees
+from minimind_ref.kit.arrays import Library
+from minimind_ref.kit.binding import Call, CannotExpressError, OtherChoiceError, bind
+from minimind_ref.kit.case import Case
+from minimind_ref.kit.implementation import Implementation
+from minimind_ref.kit.outcome import Outcome, WrongShapeError, named, result
+
+NARROW = ("bfloat16", "float16")
+SECONDS = 20.0
+
+
+class LocalRunner:
+    """Calls the functions of an `Implementation`, each call at most `seconds` long."""
+
+    def __init__(self, implementation: Implementation, seconds: float = SECONDS) -> None:
+        self.implementation, self.seconds = implementation, seconds
+
+    def has(self, name: str) -> bool:
+        """Say whether the operation is there."""
+        return name in self.implementation.functions
+
+    def has_gradient(self, name: str) -> bool:
+        """Say whether a gradient can be had: the library's own, or a supplied one."""
+        return name in self.implementation.vjps or self.implementation.library.gradient is not None
+
+    def ask(self, case: Case, profile: str, *, gradient: bool = True) -> Outcome:
+        """Call the function on a case, and its gradient where the case has a cotangent."""
+        name, library = case.operation.name, self.implementation.library
+        function = self.implementation.functions[name]
+        inputs, cotangent = case.stored(profile)
+        try:
+            call = self.call(case, function, inputs, profile)
+        except CannotExpressError as error:
+            return Outcome(problem="cannot", text=str(error))
+        except OtherChoiceError as error:
+            return Outcome(problem="choice", text=str(error))
+        except ModuleNotFoundError as error:
+            return Outcome(problem="profile", text=f"{profile} needs {error.name}")
+        before = {n: self.numbers(x) for n, x in trees.leaves(call.arguments)}
+        ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
+        if ran.problem:
+            return Outcome(problem=ran.problem, text=ran.text, printed=ran.printed)
+        changed = tuple(n for n, x in trees.leaves(call.arguments) if not same(self.numbers(x), before.get(n)))
+        try:
+            outputs = {n: result(y, library) for n, y in named(ran.value, case.outputs, library).items()}
+        except WrongShapeError as error:
+            return Outcome(problem="type", text=str(error), printed=ran.printed)
+        outcome = Outcome(outputs, printed=ran.printed, changed=changed)
+        if not (gradient and cotangent and self.has_gradient(name)):
+            return outcome
+        return self.with_gradient(outcome, case, profile, function, cotangent)
+
+    def call(self, case: Case, function: Callable[..., Any], inputs: dict[str, Any], profile: str) -> Call:
+        """Make the arguments of a call, arrays in the library's own kind."""
+        made = trees.map_named(lambda n, x: self.argument(case, n, x, profile), inputs)
+        fixed = self.implementation.fixed(case.operation.name)
+        return bind(case.operation, function, made | case.parameters, fixed)
+
+    def argument(self, case: Case, name: str, x: Any, profile: str) -> Any:
+        """Make one array; a state that the specification keeps in float32 is so in a narrow profile too."""
+        if not isinstance(x, np.ndarray | np.generic):
+            return x
+        wide = profile in NARROW and name.split(".")[0] in case.operation.wide
+        return self.implementation.library.make(np.asarray(x), "float32" if wide else profile)
+
+    def numbers(self, x: Any) -> Any:
+        """Give an array's numbers, to see later whether they were changed."""
+        library = self.implementation.library
+        return np.array(library.plain(x)[0]) if library.holds(x) else x
+
+    def with_gradient(
+        self, outcome: Outcome, case: Case, profile: str, function: Callable[..., Any], cotangent: dict[str, Any]
+    ) -> Outcome:
+        """Add the gradients of the floating inputs, or say why there are none."""
+        library, (inputs, _) = self.implementation.library, case.stored(profile)
+        along = {n: library.make(c, profile) for n, c in cotangent.items()}
+        supplied = self.implementation.vjps.get(case.operation.name)
+        if supplied is not None:
+            fresh = self.call(case, supplied, inputs, profile)
+            both = next(iter(along.values())) if len(along) == 1 else tuple(along.values())
+            pull = lambda: supplied(*fresh.positional.values(), **fresh.keyword, cotangent=both)  # noqa: E731
+        else:
+            pull = self.differentiated(library, case, profile, function, inputs, along)
+        ran = guard.run(pull, self.seconds)
+        text, problem, gradients = ran.text, ran.problem, None
+        if not problem:
+            try:
+                gradients = _gradients(ran.value, tuple(case.answer(profile)[1]), library)
+            except WrongShapeError as error:
+                problem, text = "type", str(error)
+        return Outcome(
+            outcome.outputs, gradients, gradient_problem=problem, gradient_text=text,
+            printed=outcome.printed + ran.printed, changed=outcome.changed,
+        )  # fmt: skip
+
+    def differentiated(
+        self, library: Library, case: Case, profile: str, function: Callable[..., Any], inputs: dict[str, Any],
+        along: dict[str, Any],
+    ) -> Callable[[], list[Any]]:  # fmt: skip
+        """Prepare the library's own differentiation with respect to the floating inputs that have a gradient."""
+        assert library.gradient is not None
+        wanted = list(case.answer(profile)[1])
+        arrays = {n: self.argument(case, n, x, profile) for n, x in trees.leaves(inputs) if n in wanted}
+
+        def run(sources: list[Any]) -> list[Any]:
+            given = dict(zip(wanted, sources, strict=True))
+            made = trees.map_named(lambda n, x: given.get(n, self.argument(case, n, x, profile)), inputs)
+            call = bind(case.operation, function, made | case.parameters, self.implementation.fixed(case.operation.name))
+            returned = function(*call.positional.values(), **call.keyword)
+            found = named(returned, case.outputs, library)
+            return [found[name] for name in along]
+
+        return lambda: library.gradient(run, [arrays[n] for n in wanted], list(along.values()))  # type: ignore[misc]
+
+
+def _gradients(found: Any, names: tuple[str, ...], library: Library) -> dict[str, Any]:
+    """Name the gradients, in the order of the floating inputs."""
+    listed = [found] if library.holds(found) else [x for x in _flat(found, library) if x is not None]
+    if len(listed) != len(names):
+        raise WrongShapeError(f"gave {len(listed)} gradients but there are {len(names)}: {', '.join(names)}")
+    return {name: result(g, library) for name, g in zip(names, listed, strict=True)}
+
+
+def _flat(x: Any, library: Library) -> list[Any]:
+    if not library.holds(x) and isinstance(x, dict | tuple | list):
+        return [leaf for part in (x.values() if isinstance(x, dict) else x) for leaf in _flat(part, library)]
+    return [x]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Say whether two arguments are the same, NaN included."""
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    return a is b or a == b

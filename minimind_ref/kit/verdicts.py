@@ -1,0 +1,112 @@
+"""From findings to verdicts: one for each clause of an operation, with the smallest case that fails."""
+
+import inspect
+import shlex
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from minimind_ref.kit import findings, report, suspects, unshown
+from minimind_ref.kit.case import ORDER
+from minimind_ref.kit.examine import Examined, Session, cases_of
+from minimind_ref.kit.findings import Finding
+from minimind_ref.kit.operation import Operation
+from minimind_ref.kit.registry import ALL
+from minimind_ref.kit.report import Failure, Verdict
+
+
+def of(operation: Operation, examined: Examined, session: Session, failed: set[str]) -> list[Verdict]:
+    """Give the verdicts of one operation; `failed` are the operations that failed before it."""
+    by_clause: dict[str, list[Finding]] = defaultdict(list)
+    for finding in examined.found:
+        for clause in finding.clauses:
+            by_clause[clause].append(finding)
+    blockers = [name for name in operation.needs if name in failed]
+    looks_like = suspects.name(operation, examined.found, session)
+    verdicts = []
+    for clause in responsible(operation):
+        level = operation.level_of(clause)
+        if level not in session.levels or (session.case and clause not in by_clause):
+            continue
+        found = by_clause.get(clause, [])
+        status, detail = decide(operation, clause, found, examined, session)
+        failure = smallest(found, session, looks_like) if status == report.FAIL else None
+        if status == report.FAIL and blockers:
+            status, detail = report.BLOCKED, f"{', '.join(blockers)} failed: mend that first"
+        excuse = session.implementation.expected_failures.get(clause)
+        if excuse is not None and status in (report.FAIL, report.PASS):
+            strict = status == report.FAIL
+            status = report.EXPECTED if strict else report.FAIL
+            detail = excuse if strict else f"declared as an expected failure ({excuse}), but it passes"
+        ratios = [f.comparison.ratio for f in found if f.state == findings.PASS]
+        text = operation.clauses[clause].text
+        margin = max(ratios) if ratios and status == report.PASS else None
+        verdicts.append(
+            Verdict(operation.name, clause, level, status, text, detail, margin, len(found), failure)
+        )
+    return verdicts
+
+
+def responsible(operation: Operation) -> list[str]:
+    """Give the clauses that an operation answers for: those of its cases, and what no other operation shows."""
+    shown = {clause for case in cases_of(operation, "quick", 0) for clause in case.clauses}
+    shown |= {clause for clause in (operation.dtype, operation.pure) if clause}
+    peers = [entry for entry in ALL if entry.component == operation.component]
+    if operation is peers[0]:
+        others = {c for entry in peers[1:] for case in cases_of(entry, "quick", 0) for c in case.clauses}
+        others |= {c for entry in peers[1:] for c in (entry.dtype, entry.pure) if c}
+        shown |= set(operation.clauses) - others
+    return [clause for clause in operation.clauses if clause in shown]
+
+
+def decide(
+    operation: Operation, clause: str, found: list[Finding], examined: Examined, session: Session
+) -> tuple[str, str]:
+    """Give the status of a clause and what there is to say about it."""
+    if examined.absent:
+        return report.MISSING, f"there is no {operation.name}"
+    states = {finding.state for finding in found}
+    for state, status in (
+        (findings.FAIL, report.FAIL), (findings.PASS, report.PASS), (findings.MISSING, report.MISSING),
+        (findings.CHOICE, report.CHOICE),
+    ):  # fmt: skip
+        if state in states:
+            text = next(f.text for f in found if f.state == state)
+            return status, text if status in (report.MISSING, report.CHOICE) else ""
+    if examined.stopped:
+        return report.NOT_RUN, f"not asked any more: {examined.stopped}"
+    return report.NOT_RUN, unshown.reason(operation, clause, session.profiles)
+
+
+def smallest(found: list[Finding], session: Session, looks_like: str) -> Failure:
+    """Show the failing case with the fewest numbers, in the widest profile."""
+    bad = [finding for finding in found if finding.state == findings.FAIL]
+    worst = min(bad, key=lambda f: (f.part in ("dtype", "inputs"), f.case.size, ORDER.index(f.profile)))
+    seen = worst.comparison
+    return Failure(
+        case=worst.case.id, why=worst.case.why, profile=worst.profile, part=worst.part, message=worst.text,
+        expected=seen.expected, got=seen.got, bound=seen.bound, ratio=seen.ratio, printed=worst.printed,
+        reproduction=again(worst, session), looks_like=looks_like, link=worst.case.link,
+    )  # fmt: skip
+
+
+def again(finding: Finding, session: Session) -> str:
+    """Write the line that asks the same question again."""
+    origin = session.implementation.origin or "verify(implementation)"
+    seed = session.seed if "/generated/" in finding.case.id else 0
+    if origin.endswith(")"):
+        extra = f", case={finding.case.id!r}, profile={finding.profile!r}" + (f", seed={seed}" if seed else "")
+        line = f"{origin[:-1]}{extra})"
+        if origin.startswith(("check", "verify")):
+            return f"print({line})"
+        return f"python -c {shlex.quote(f'from minimind_ref.kit import check; import {line[1:]}')}"
+    options = f" --case {finding.case.id} --profile {finding.profile}" + (f" --seed {seed}" if seed else "")
+    return f"python -m minimind_ref.kit run {origin}{options}"
+
+
+def call_of(name: str, function: Callable[..., Any], arrays: Any) -> str:
+    """Write the call of `check` that judges this function, for use where the function is at hand."""
+    shown = getattr(function, "__name__", "function")
+    shown = "function" if shown == "<lambda>" or not inspect.isroutine(function) else shown
+    kind = repr(arrays) if isinstance(arrays, str) else "arrays"
+    return f"check({name!r}, {shown}, arrays={kind})"
