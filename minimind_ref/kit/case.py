@@ -67,6 +67,10 @@ class Case:
 
         return trees.map_named(rounded, self.inputs), trees.map_named(rounded, self.cotangent)
 
+    def restored(self, inputs: dict[str, Any], cotangent: dict[str, np.ndarray]) -> "Case":
+        """Ask about other inputs, or the same ones as a profile stores them."""
+        return replace(self, inputs=inputs, cotangent=cotangent)
+
 
 def by_oracle(case: Case) -> Case:
     """Let the oracle answer, whose bounds hold for every order of summation; each profile is computed once."""

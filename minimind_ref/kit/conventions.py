@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minimind_ref.golden import texts
-from minimind_ref.oracle import adamw, chat_template, grad_scaler, tokenizer, transformer
+from minimind_ref.oracle import adamw, chat_template, grad_scaler, tokenizer, training, transformer
 
 Case = dict[str, Any]  # inputs, parameters, outputs and results (by name) of a golden case, already built
 
@@ -49,19 +49,59 @@ def drive_scaler(
     return np.array(scales)
 
 
-def sft_mask(messages: Any, tokenizer: Any, **options: Any) -> tuple[list[int], list[bool]]:
+def render(
+    messages: Any, *, template: str = "minimind2", add_generation_prompt: bool = False, tools: Any = None,
+    thinking: bool | None = None,
+) -> str:  # fmt: skip
+    """Render a conversation as text."""
+    options = {"add_generation_prompt": add_generation_prompt, "tools": tools, "thinking": thinking}
+    return chat_template.render_text(messages, template=template, **options)
+
+
+def sft_mask(
+    messages: Any, tokenizer: Any, *, template: str = "minimind2", add_generation_prompt: bool = False,
+    tools: Any = None, thinking: bool | None = None,
+) -> tuple[list[int], list[bool]]:  # fmt: skip
     """Encode a conversation; give the ids, and for each whether the loss covers it."""
-    return chat_template.encode_chat(tokenizer, messages, **options)
+    options = {"add_generation_prompt": add_generation_prompt, "tools": tools, "thinking": thinking}
+    return chat_template.encode_chat(tokenizer, messages, template=template, **options)
 
 
-def spans(messages: Any, **options: Any) -> list[list[int]]:
+def spans(messages: Any, *, template: str = "minimind2", tools: Any = None) -> list[list[int]]:
     """Give the spans [start, end) of the rendered text that the loss covers."""
-    return [list(span) for span in chat_template.supervised_spans(messages, **options)]
+    return [list(span) for span in chat_template.supervised_spans(messages, template=template, tools=tools)]
 
 
-def loss(parameters: Any, input_ids: Any, labels: Any, config: Any, **options: Any) -> Any:
+def network(
+    parameters: Any, input_ids: Any, config: Any, *, attention_mask: Any = None, position_ids: Any = None,
+    segment_ids: Any = None, cache: Any = None,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Give logits and balance loss."""
+    rows = {"attention_mask": attention_mask, "position_ids": position_ids, "segment_ids": segment_ids}
+    return transformer.transformer(parameters, input_ids, config, **rows, cache=cache)[:2]
+
+
+def loss(
+    parameters: Any, input_ids: Any, labels: Any, config: Any, *, normaliser: Any = None, aux_weight: float = 1.0,
+    attention_mask: Any = None, position_ids: Any = None, segment_ids: Any = None,
+) -> Any:  # fmt: skip
     """Give the network's loss alone."""
-    return transformer.loss_and_gradients(parameters, input_ids, labels, config, **options)[0]
+    rows = {"attention_mask": attention_mask, "position_ids": position_ids, "segment_ids": segment_ids}
+    return transformer.loss_and_gradients(
+        parameters, input_ids, labels, config, normaliser=normaliser, aux_weight=aux_weight, **rows
+    )[0]
+
+
+def training_step(
+    state: Any, window: Any, config: Any, *, learning_rate: float, total_steps: int, warmup_steps: int = 0,
+    floor_ratio: float = 0.1, betas: Any = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01,
+    max_norm: float = 1.0,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Make one update; state in, state and report out."""
+    clock = {"learning_rate": learning_rate, "total_steps": total_steps, "warmup_steps": warmup_steps}
+    rest = {"betas": betas, "eps": eps, "weight_decay": weight_decay, "max_norm": max_norm}
+    before = training.TrainingState(**state)
+    return training.training_step(before, window, config, floor_ratio=floor_ratio, **clock, **rest)
 
 
 def pieces(text: str) -> list[str]:
@@ -75,9 +115,12 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "bpe.encode": tokenizer.encode,
     "bpe.decode": tokenizer.decode,
     "bpe.split": pieces,
+    "chat_template.render": render,
     "sft_mask": sft_mask,
     "supervised_spans": spans,
+    "transformer": network,
     "transformer.loss": loss,
+    "training.step": training_step,
 }
 
 
@@ -105,10 +148,10 @@ def _adamw(case: Case) -> Case:
 
 
 def _scaler(case: Case) -> Case:
-    state, parameters = case["inputs"]["state"], dict(case["parameters"])
-    overflows = np.array([False] * state["good_steps"] + [bool(case["inputs"]["found_inf"])])
+    (scale, good_steps), parameters = case["inputs"]["state"], dict(case["parameters"])
+    overflows = np.array([False] * good_steps + [bool(case["inputs"]["found_inf"])])
     defaults = {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
-    parameters = {"init_scale": float(state["scale"])} | defaults | parameters
+    parameters = {"init_scale": float(scale)} | defaults | parameters
     scales = drive_scaler(overflows, **parameters)
     if scales[-1] != case["expected"]["scale"]["values"][0]:
         raise ValueError(f"{case['id']}: driving the scaler gives {scales[-1]}")

@@ -91,7 +91,7 @@ def examine(operation: Operation, session: Session) -> Examined:
             examined.found += findings.judge(
                 case, profile, outcome, explicit=session.explicit, gradient=session.gradient
             )
-    if any(finding.printed for finding in examined.found):
+    if any(finding.outcome.printed for finding in examined.found):
         examined.notes.append(f"{operation.name} prints")
     return examined
 

@@ -25,7 +25,7 @@ class Finding:
     clauses: tuple[str, ...]
     text: str = ""
     comparison: Comparison = Comparison()
-    printed: str = ""
+    outcome: Outcome = Outcome()
 
 
 def judge(case: Case, profile: str, outcome: Outcome, *, explicit: bool, gradient: bool) -> list[Finding]:
@@ -36,8 +36,9 @@ def judge(case: Case, profile: str, outcome: Outcome, *, explicit: bool, gradien
     op, found = case.operation, []
 
     def add(part: str, state: str, clauses: tuple[str, ...], text: str = "", comparison: Comparison = Comparison()):
-        kept = tuple(c for c in clauses if c not in op.narrow or profile in NARROW or state == FAIL)
-        found.append(Finding(case, profile, part, state, kept, text or comparison.text, comparison, outcome.printed))
+        kept = tuple(c for c in clauses if c not in op.narrow or profile in NARROW)
+        kept = clauses if state == FAIL and not kept else kept
+        found.append(Finding(case, profile, part, state, kept, text or comparison.text, comparison, outcome))
 
     if outcome.problem:
         add("call", STATES.get(outcome.problem, FAIL), case.clauses, outcome.text)
@@ -98,7 +99,7 @@ def wrong_dtype(case: Case, name: str, result: Result, expected: Expected, profi
     """Say what dtype a floating result should have had."""
     if result.dtype is None or case.exact or np.asarray(expected.value).dtype.kind != "f":
         return ""
-    wide = profile in NARROW and name in case.operation.wide
+    wide = profile in NARROW and name.split(".")[0] in case.operation.wide
     right = "float32" if wide else profile
     if result.dtype == right or name == "norm":
         return ""

@@ -65,7 +65,7 @@ def named(returned: Any, names: tuple[str, ...], library: Library) -> dict[str, 
 def _parts(x: Any, name: str, outermost: bool, nested: bool, library: Library) -> Iterator[tuple[str, Any]]:
     """Walk over what was returned; lists inside it are data unless the expected names are nested."""
     labelled = isinstance(x, dict) or hasattr(x, "_fields")
-    inner = isinstance(x, dict | tuple | list) and (outermost or nested or labelled)
+    inner = isinstance(x, dict | tuple) or (isinstance(x, list) and (outermost or nested))
     if not inner or library.holds(x):
         yield name, x
         return

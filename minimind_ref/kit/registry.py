@@ -31,7 +31,8 @@ ALL = (
     ),
     Operation("route", "moe", "route", "Forward", backward=_ids("MOE", 7, 19), both=_ids("MOE", 17)),
     Operation(
-        "aux_loss", "moe", "aux_loss", "Forward", backward=_ids("MOE", 15), both=_ids("MOE", 13, 14), choices=("form",)
+        "aux_loss", "moe", "aux_loss", "Forward", backward=_ids("MOE", 15), both=_ids("MOE", 13, 14), choices=("form",),
+        wide=("scores", "aux"),
     ),
     Operation(
         "moe", "moe", "moe", "Forward", backward=_ids("MOE", 9, 15, 17, 19), dtype="MOE-21", choices=("form",),
@@ -66,7 +67,7 @@ ALL = (
         narrow=_ids("GRAD_CLIP", 7), wide=("norm",),
     ),
     Operation("grad_scaler", "grad_scaler", "update", "Optimiser"),
-    Operation("grad_scaler.unscale", "grad_scaler", "unscale", "Optimiser"),
+    Operation("grad_scaler.unscale", "grad_scaler", "unscale", "Optimiser", wide=("gradients",)),
     Operation("micro_batch_weights", "accumulation", "micro_batch_weights", "Optimiser", choices=("form",)),
     Operation("windows", "accumulation", "windows", "Optimiser"),
     Operation(

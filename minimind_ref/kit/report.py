@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from minimind_ref.kit import text
+
 PASS, FAIL, CHOICE, MISSING = "PASS", "FAIL", "CHOICE", "NOT IMPLEMENTED"
 EXPECTED, BLOCKED, NOT_RUN = "EXPECTED FAILURE", "BLOCKED", "NOT RUN"
 WORST_FIRST = (FAIL, BLOCKED, MISSING, EXPECTED, NOT_RUN, CHOICE, PASS)
@@ -43,30 +45,6 @@ class Verdict:
     margin: float | None = None
     findings: int = 0
     failure: Failure | None = None
-
-    def __str__(self) -> str:
-        margin = "" if self.margin is None else f"  largest error {self.margin:.2g} of its bound"
-        line = f"{self.status:16} {self.operation}  {self.clause}"
-        if self.status == PASS:
-            return line + margin
-        return f"{line}  {self.detail}" if self.failure is None else f"{line}\n{_explained(self)}"
-
-
-def _explained(verdict: Verdict) -> str:
-    failure = verdict.failure
-    assert failure is not None
-    lines = [f"clause      {verdict.text}", f"case        {failure.case} ({failure.profile}): {failure.why}"]
-    lines.append(f"found       {failure.message}")
-    if failure.looks_like:
-        lines.append(f"looks like  {failure.looks_like}")
-    if failure.link:
-        lines.append(f"seen in     {failure.link}")
-    if verdict.detail:
-        lines.append(f"note        {verdict.detail}")
-    if failure.printed:
-        lines.append(f"it printed  {failure.printed.strip()[:200]!r}")
-    lines.append(f"again       {failure.reproduction}")
-    return "\n".join(f"    {line}" for line in lines)
 
 
 @dataclass(frozen=True)
@@ -114,9 +92,7 @@ class Report:
         return f"{self.name}: {word}: {self.counts.get(PASS, 0)} of {total} clauses" + (f"; {rest}" if rest else "")
 
     def __str__(self) -> str:
-        shown = [verdict for verdict in self.verdicts if verdict.status != PASS]
-        shown.sort(key=lambda verdict: WORST_FIRST.index(verdict.status), reverse=True)
-        return "\n".join([*map(str, shown), *(f"note: {note}" for note in self.notes), self.summary])
+        return text.of(self)
 
     def to_json(self) -> str:
         """Write everything down, in an order that does not change."""

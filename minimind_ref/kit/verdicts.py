@@ -22,7 +22,7 @@ def of(operation: Operation, examined: Examined, session: Session, failed: set[s
         for clause in finding.clauses:
             by_clause[clause].append(finding)
     blockers = [name for name in operation.needs if name in failed]
-    looks_like = suspects.name(operation, examined.found, session)
+    bug = suspects.suspect(operation, examined.found)
     verdicts = []
     for clause in responsible(operation):
         level = operation.level_of(clause)
@@ -30,7 +30,7 @@ def of(operation: Operation, examined: Examined, session: Session, failed: set[s
             continue
         found = by_clause.get(clause, [])
         status, detail = decide(operation, clause, found, examined, session)
-        failure = smallest(found, session, looks_like) if status == report.FAIL else None
+        failure = smallest(found, session, suspects.name(bug)) if status == report.FAIL else None
         if status == report.FAIL and blockers:
             status, detail = report.BLOCKED, f"{', '.join(blockers)} failed: mend that first"
         excuse = session.implementation.expected_failures.get(clause)
@@ -85,7 +85,7 @@ def smallest(found: list[Finding], session: Session, looks_like: str) -> Failure
     seen = worst.comparison
     return Failure(
         case=worst.case.id, why=worst.case.why, profile=worst.profile, part=worst.part, message=worst.text,
-        expected=seen.expected, got=seen.got, bound=seen.bound, ratio=seen.ratio, printed=worst.printed,
+        expected=seen.expected, got=seen.got, bound=seen.bound, ratio=seen.ratio, printed=worst.outcome.printed,
         reproduction=again(worst, session), looks_like=looks_like, link=worst.case.link,
     )  # fmt: skip
 
