@@ -17,24 +17,36 @@ from minimind_ref.kit.runner import SECONDS
 from minimind_ref.kit.verify import verify
 from minimind_ref.oracle.bounded import PROFILES
 
-EPILOG = "Exit status: 0 every judged clause passes, 1 one does not, 2 bad input.  How to begin: minimind_ref/kit/README.md."
+EPILOG = (
+    "Exit status: 0 every judged clause passes, 1 one does not, 2 bad input.  How to begin: minimind_ref/kit/README.md."
+)
 
 
 def parser() -> Parser:
     """Describe the commands."""
     top = Parser(prog="python -m minimind_ref.kit", description=__doc__, epilog=EPILOG)
     commands = top.add_subparsers(dest="command", required=True, metavar="run|grade|ops")
-    run = commands.add_parser("run", help="judge an implementation", description="Judge an implementation.", epilog=EPILOG)
+    run = commands.add_parser(
+        "run", help="judge an implementation", description="Judge an implementation.", epilog=EPILOG
+    )
     run.add_argument("target", nargs="?", metavar="PKG.MODULE:IMPL", help="an Implementation in a module")
-    run.add_argument("--exec", metavar="COMMAND", help="a program instead, asked by JSON lines (README.md beside the kit)")
-    run.add_argument("--ops", nargs="+", metavar="OP", help=f"operations or levels ({', '.join(LEVELS)}); none: all claimed")
-    run.add_argument("--level", choices=list(LEVELS_OF_EFFORT), default="quick", help="how many generated inputs [quick]")
+    run.add_argument(
+        "--exec", metavar="COMMAND", help="a program instead, asked by JSON lines (README.md beside the kit)"
+    )
+    run.add_argument(
+        "--ops", nargs="+", metavar="OP", help=f"operations or levels ({', '.join(LEVELS)}); none: all claimed"
+    )
+    run.add_argument(
+        "--level", choices=list(LEVELS_OF_EFFORT), default="quick", help="how many generated inputs [quick]"
+    )
     run.add_argument("--profiles", nargs="+", choices=list(PROFILES), help="what an --exec program claims [float64]")
     run.add_argument("--seed", type=int, default=0, help="of the generated inputs [0]")
     run.add_argument("--seconds", type=float, default=SECONDS, help=f"time for one call [{SECONDS:g}]")
     run.add_argument("--case", help="ask one case again")
     run.add_argument("--profile", choices=list(PROFILES), help="in one precision")
-    grade = commands.add_parser("grade", help="judge results that lie in files", description="Judge results in files.", epilog=EPILOG)
+    grade = commands.add_parser(
+        "grade", help="judge results that lie in files", description="Judge results in files.", epilog=EPILOG
+    )
     grade.add_argument("folder", type=Path, metavar="DIR", help="answers, one JSON or safetensors file a case")
     grade.add_argument("--ops", nargs="+", metavar="OP", help="operations or levels; none: those with an answer")
     for command in (run, grade):

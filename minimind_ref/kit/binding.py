@@ -20,6 +20,10 @@ class OtherChoiceError(Exception):
     """The case is about an option that the function does not take."""
 
 
+class NoAnswerError(Exception):
+    """A law cannot be put to the function: it has no argument for it, or takes another option."""
+
+
 @dataclass(frozen=True)
 class Call:
     """Positional arguments by name, in order, and keyword arguments."""
@@ -67,7 +71,9 @@ def _understood(
         return True
     if name in public and public[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
         place = [n for n, p in public.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD].index(name)
-        room = sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+        room = sum(
+            kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds
+        )
         if place < room or inspect.Parameter.VAR_POSITIONAL in kinds:
             return True  # under another name
     if name in fixed or (name in public and _same(public[name].default, x)):

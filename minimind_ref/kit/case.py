@@ -1,4 +1,4 @@
-"""One question to an implementation: inputs, what is expected of the outputs and gradients, and how near they must be."""
+"""One question to an implementation: inputs, what is expected, and how near an answer must be."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace

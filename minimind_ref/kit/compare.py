@@ -37,7 +37,9 @@ def compare(name: str, result: Result, expected: Expected) -> Comparison:
     except Exception:
         got = np.array(None)
     if got.dtype.kind not in "fiub":
-        return Comparison(np.inf, "type", f"{name} is {_of(result.value)} but an array of {want.dtype.name} is expected")
+        return Comparison(
+            np.inf, "type", f"{name} is {_of(result.value)} but an array of {want.dtype.name} is expected"
+        )
     if got.shape != want.shape:
         return Comparison(np.inf, "shape", f"{name} has shape {got.shape} but {want.shape} is expected")
     if want.dtype.kind != "f":

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minimind_ref.kit import findings, generated, vectors
+from minimind_ref.kit import findings, generated, lawful, vectors
 from minimind_ref.kit.case import Case, Expected, by_oracle
 from minimind_ref.kit.compare import compare
 from minimind_ref.kit.findings import FAIL, Finding
@@ -91,6 +91,8 @@ def examine(operation: Operation, session: Session) -> Examined:
             examined.found += findings.judge(
                 case, profile, outcome, explicit=session.explicit, gradient=session.gradient
             )
+    if not session.case and not examined.stopped:
+        examined.found += lawful.ask(operation, session)
     if any(finding.outcome.printed for finding in examined.found):
         examined.notes.append(f"{operation.name} prints")
     return examined

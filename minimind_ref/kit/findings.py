@@ -1,4 +1,4 @@
-"""What one case shows about an implementation: for each part of the answer, whether it is right, and whose clause it is."""
+"""What one case shows about an implementation: for each part of the answer, whether it is right, and whose."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,8 @@ NARROW = ("bfloat16", "float16")
 PASS, FAIL, MISSING, CHOICE, SKIPPED = "pass", "fail", "missing", "choice", "skipped"
 STATES = {"cannot": MISSING, "choice": CHOICE, "profile": SKIPPED, "raised": FAIL, "timeout": FAIL, "type": FAIL}
 
+NOTHING_WRONG, NO_OUTCOME = Comparison(), Outcome()
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -24,8 +26,8 @@ class Finding:
     state: str
     clauses: tuple[str, ...]
     text: str = ""
-    comparison: Comparison = Comparison()
-    outcome: Outcome = Outcome()
+    comparison: Comparison = NOTHING_WRONG
+    outcome: Outcome = NO_OUTCOME
 
 
 def judge(case: Case, profile: str, outcome: Outcome, *, explicit: bool, gradient: bool) -> list[Finding]:
@@ -35,7 +37,7 @@ def judge(case: Case, profile: str, outcome: Outcome, *, explicit: bool, gradien
     """
     op, found = case.operation, []
 
-    def add(part: str, state: str, clauses: tuple[str, ...], text: str = "", comparison: Comparison = Comparison()):
+    def add(part: str, state: str, clauses: tuple[str, ...], text: str = "", comparison: Comparison = NOTHING_WRONG):
         kept = tuple(c for c in clauses if c not in op.narrow or profile in NARROW)
         kept = clauses if state == FAIL and not kept else kept
         found.append(Finding(case, profile, part, state, kept, text or comparison.text, comparison, outcome))

@@ -12,7 +12,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -28,6 +28,7 @@ class Ran:
     problem: str = ""
     text: str = ""
     printed: str = ""
+    error: BaseException | None = None
 
 
 def run(function: Callable[[], Any], seconds: float) -> Ran:
@@ -37,7 +38,7 @@ def run(function: Callable[[], Any], seconds: float) -> Ran:
     with contextlib.redirect_stdout(spoken), contextlib.redirect_stderr(spoken), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ran = _timed(function, seconds) if on_main else _threaded(function, seconds)
-    return Ran(ran.value, ran.problem, ran.text, spoken.getvalue())
+    return replace(ran, printed=spoken.getvalue())
 
 
 def _timed(function: Callable[[], Any], seconds: float) -> Ran:
@@ -81,7 +82,7 @@ def caught(function: Callable[[], Any]) -> Ran:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return Ran(problem="raised", text=described(error))
+        return Ran(problem="raised", text=described(error), error=error)
 
 
 def described(error: BaseException) -> str:

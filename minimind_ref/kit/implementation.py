@@ -24,15 +24,16 @@ class Implementation:
     and float64 where an implementation keeps it).
     `choices`: what it is fixed to where good implementations differ, as {"rms_norm.cast": "before"}.
     `levels`: the levels that it claims, which are the denominator; None claims all.
+    `refusals`: it claims to refuse bad input by a ValueError, as this package does; it is not asked otherwise.
     `expected_failures`: {"ROPE-4": "angles are float32, issue 12"}; one that passes is a failure.
     """
 
     def __init__(
         self, name: str, *, arrays: Any = "numpy", profiles: Sequence[str] | None = None,
         choices: Mapping[str, Any] | None = None, levels: Sequence[str] | None = None,
-        expected_failures: Mapping[str, str] | None = None,
+        expected_failures: Mapping[str, str] | None = None, refusals: bool = False,
     ) -> None:  # fmt: skip
-        self.name, self.arrays, self.origin = name, arrays, ""
+        self.name, self.arrays, self.refusals, self.origin = name, arrays, refusals, ""
         for kind, given, known in (("profiles", profiles, PROFILES), ("levels", levels, LEVELS)):
             for one in given or ():
                 if one not in known:

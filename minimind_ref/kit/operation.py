@@ -4,12 +4,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 from minimind_ref.golden import faces
 from minimind_ref.golden.definitions import Clause, clauses
 from minimind_ref.kit import conventions, home
 
+ORACLES = {"bpe.split": "pieces"}  # where the oracle's function is called neither
 LEVELS = ("Forward", "Backward", "Optimiser", "Alignment", "Inference", "Data")
 
 
@@ -17,10 +19,11 @@ LEVELS = ("Forward", "Backward", "Optimiser", "Alignment", "Inference", "Data")
 class Operation:
     """One function of the public surface, as an implementation offers it.
 
-    `golden` is its name in golden/<component>.json; `backward` are the clauses that gradients alone can show, `both`
-    those that forward and gradients share; `dtype` and `pure` say which clause a wrong dtype or a changed input breaks.
-    `narrow` are the clauses that only bfloat16 and float16 can show; `wide` names what stays float32 where the rest is bfloat16 or float16.
+    `golden` is its name in golden/<component>.json.  Clauses: `backward` are those that gradients alone show, `both`
+    those that forward and gradients share, `narrow` those that only bfloat16 and float16 show; `dtype` and `pure` say
+    which clause a wrong dtype or a changed input breaks.  `wide` names what stays float32 where the rest is narrow.
     `choices` are the arguments that name a choice between good implementations: an implementation may be fixed to one.
+    `needs` are the operations that it is composed of.
     """
 
     name: str
@@ -39,14 +42,15 @@ class Operation:
     @cached_property
     def reference(self) -> Callable[..., Any]:
         """The oracle, in the operation's own convention."""
-        return conventions.reference(self.name) or faces.oracle(self.component, self.golden)
+        module = import_module(f"minimind_ref.oracle.{self.component}")
+        return conventions.public(self.name, getattr(module, ORACLES.get(self.name, self.golden)))
 
     @cached_property
     def reference_vjp(self) -> Callable[..., Any] | None:
         """The oracle's hand-derived gradient, where there is one."""
         if not self.differentiable:
             return None
-        return conventions.reference(f"{self.name}_vjp") or faces.oracle(self.component, f"{self.golden}_vjp")
+        return faces.oracle(self.component, f"{self.golden}_vjp")
 
     @property
     def differentiable(self) -> bool:

@@ -1,4 +1,4 @@
-"""Our own faces as implementations: `python -m minimind_ref.kit run minimind_ref.kit.ours:torch_faces`, or `:oracles`."""
+"""Our own faces as implementations: `python -m minimind_ref.kit run minimind_ref.kit.ours:torch_faces`."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from minimind_ref.golden import faces
-from minimind_ref.kit import conventions
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.our_step import training_step
 from minimind_ref.kit.registry import ALL

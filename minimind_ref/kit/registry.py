@@ -19,11 +19,12 @@ ALL = (
     Operation("yarn_attention_factor", "rope", "yarn_attention_factor", "Forward"),
     Operation("rope_table", "rope", "rope_table", "Forward", dtype="ROPE-4", wide=("cos", "sin")),
     Operation(
-        "apply_rope", "rope", "apply_rope", "Forward", backward=_ids("ROPE", 11, 12), dtype="ROPE-13", narrow=_ids("ROPE", 13),
+        "apply_rope", "rope", "apply_rope", "Forward", backward=_ids("ROPE", 11, 12), dtype="ROPE-13",
+        narrow=_ids("ROPE", 13),
     ),
     Operation(
         "attention", "attention", "attention", "Forward", backward=_ids("ATTENTION", 15),
-        both=_ids("ATTENTION", 5, 6, 9, 14), dtype="ATTENTION-16", narrow=_ids("ATTENTION", 16, 19),
+        both=_ids("ATTENTION", 5, 6, 9, 14), dtype="ATTENTION-16", narrow=_ids("ATTENTION", 16),
     ),
     Operation(
         "swiglu", "swiglu", "swiglu", "Forward", backward=_ids("SWIGLU", 9), both=_ids("SWIGLU", 8), dtype="SWIGLU-10",
@@ -35,7 +36,8 @@ ALL = (
         wide=("scores", "aux"),
     ),
     Operation(
-        "moe", "moe", "moe", "Forward", backward=_ids("MOE", 9, 15, 17, 19), dtype="MOE-21", choices=("form",),
+        "moe", "moe", "moe", "Forward", backward=_ids("MOE", 9, 15, 19), both=_ids("MOE", 17), dtype="MOE-21",
+        choices=("form",),
         needs=("route", "aux_loss", "swiglu"),
     ),
     Operation(
@@ -52,14 +54,16 @@ ALL = (
     ),
     Operation(
         "cross_entropy", "cross_entropy", "cross_entropy", "Forward", backward=_ids("CROSS_ENTROPY", 8),
-        both=_ids("CROSS_ENTROPY", 3, 4, 6, 11), dtype="CROSS_ENTROPY-12", narrow=_ids("CROSS_ENTROPY", 12), wide=("loss",),
+        both=_ids("CROSS_ENTROPY", 3, 4, 6, 11), dtype="CROSS_ENTROPY-12", narrow=_ids("CROSS_ENTROPY", 12),
+        wide=("loss",),
     ),
     Operation(
         "token_logp", "cross_entropy", "token_logp", "Forward", backward=_ids("CROSS_ENTROPY", 13),
         dtype="CROSS_ENTROPY-12", narrow=_ids("CROSS_ENTROPY", 12), wide=("logp",),
     ),
     Operation(
-        "adamw.step", "adamw", "adamw_update", "Optimiser", dtype="ADAMW-11", narrow=_ids("ADAMW", 11), pure="ADAMW-13", wide=("mean", "square"),
+        "adamw.step", "adamw", "adamw_update", "Optimiser", dtype="ADAMW-11", narrow=_ids("ADAMW", 11),
+        pure="ADAMW-13", wide=("mean", "square"),
     ),
     Operation("cosine_schedule", "cosine_schedule", "cosine_schedule", "Optimiser", choices=("form",)),
     Operation(

@@ -7,9 +7,10 @@ import numpy as np
 
 from minimind_ref.kit import guard, trees
 from minimind_ref.kit.arrays import Library
-from minimind_ref.kit.binding import Call, CannotExpressError, OtherChoiceError, bind
+from minimind_ref.kit.binding import Call, CannotExpressError, NoAnswerError, OtherChoiceError, bind
 from minimind_ref.kit.case import Case
 from minimind_ref.kit.implementation import Implementation
+from minimind_ref.kit.operation import Operation
 from minimind_ref.kit.outcome import Outcome, WrongShapeError, named, result
 
 NARROW = ("bfloat16", "float16")
@@ -56,6 +57,24 @@ class LocalRunner:
         if not (gradient and cotangent and self.has_gradient(name)):
             return outcome
         return self.with_gradient(outcome, case, profile, function, cotangent)
+
+    def answer(self, operation: Operation, arguments: dict[str, Any], profile: str) -> Any:
+        """Call the function on NumPy arguments and give NumPy results; what it raises is raised."""
+        library, name = self.implementation.library, operation.name
+        function = self.implementation.functions[name]
+        made = trees.map_named(
+            lambda _, x: library.make(np.asarray(x), profile) if hasattr(x, "dtype") else x, arguments
+        )
+        try:
+            call = bind(operation, function, made, self.implementation.fixed(name))
+        except (CannotExpressError, OtherChoiceError) as error:
+            raise NoAnswerError(str(error)) from None
+        ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
+        if ran.error is not None:
+            raise ran.error
+        if ran.problem:
+            raise TimeoutError(ran.text)
+        return plainly(ran.value, library)
 
     def call(self, case: Case, function: Callable[..., Any], inputs: dict[str, Any], profile: str) -> Call:
         """Make the arguments of a call, arrays in the library's own kind."""
@@ -112,7 +131,9 @@ class LocalRunner:
         def run(sources: list[Any]) -> list[Any]:
             given = dict(zip(wanted, sources, strict=True))
             made = trees.map_named(lambda n, x: given.get(n, self.argument(case, n, x, profile)), inputs)
-            call = bind(case.operation, function, made | case.parameters, self.implementation.fixed(case.operation.name))
+            call = bind(
+                case.operation, function, made | case.parameters, self.implementation.fixed(case.operation.name)
+            )
             returned = function(*call.positional.values(), **call.keyword)
             found = named(returned, case.outputs, library)
             return [found[name] for name in along]
@@ -132,6 +153,18 @@ def _flat(x: Any, library: Library) -> list[Any]:
     if not library.holds(x) and isinstance(x, dict | tuple | list):
         return [leaf for part in (x.values() if isinstance(x, dict) else x) for leaf in _flat(part, library)]
     return [x]
+
+
+def plainly(x: Any, library: Library) -> Any:
+    """Turn a library's arrays into NumPy's, wherever they are."""
+    if library.holds(x):
+        return library.plain(x)[0]
+    if isinstance(x, dict):
+        return {key: plainly(entry, library) for key, entry in x.items()}
+    if isinstance(x, tuple | list):
+        found = [plainly(entry, library) for entry in x]
+        return type(x)(*found) if hasattr(x, "_fields") else type(x)(found)
+    return x
 
 
 def same(a: Any, b: Any) -> bool:

@@ -1,11 +1,11 @@
-"""Which known bug a failing implementation looks like: the mutant whose answers to the failing cases are its answers."""
+"""Which known bug a failing implementation looks like: the one whose answers to the failing cases are its answers."""
 
 import numpy as np
 
-from minimind_ref.kit import trees
+from minimind_ref.kit import conventions, trees
 from minimind_ref.kit.case import Expected, Results
 from minimind_ref.kit.compare import compare
-from minimind_ref.kit.findings import FAIL, Finding
+from minimind_ref.kit.findings import FAIL, PASS, Finding
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.mutant import Mutant, load_mutants
 from minimind_ref.kit.operation import Operation
@@ -13,43 +13,70 @@ from minimind_ref.kit.outcome import Outcome
 from minimind_ref.kit.runner import LocalRunner
 
 MOST = 6  # failing cases that are compared
+CALLED = {  # operation -> what the known bugs call it, where that is another name
+    "grad_scaler": "grad_scaler.update",
+    "supervised_spans": "chat_template.sft_mask",
+    "sft_mask": "chat_template.encode",
+}
 ROOM = 4  # bounds by which two computations of the same wrong formula may be apart
 
 
 def suspect(operation: Operation, found: list[Finding]) -> Mutant | None:
-    """Give the known bug that explains most of the failing cases, and at least half of them."""
-    failing = questions(found)
-    if not failing:
-        return None
-    known = [mutant for mutant in load_mutants().values() if mutant.op == operation.name]
-    scores = [(sum(explains(mutant, finding) for finding in failing), mutant) for mutant in known]
-    best = max((score for score, _ in scores), default=0)
-    return next(m for score, m in scores if score == best) if 2 * best >= len(failing) else None
+    """Give the known bug that explains most of the failing cases, at least half of them, and most of the good ones."""
+    failing, good = questions(found, FAIL), questions(found, PASS)
+    scores = []
+    for mutant in of(operation) if failing else ():
+        explained = sum(explains(mutant, finding) for finding in failing)
+        if 2 * explained >= len(failing):
+            scores.append((explained, sum(explains(mutant, finding) for finding in good), mutant))
+    return max(scores, key=lambda score: score[:2])[2] if scores else None
+
+
+def of(operation: Operation) -> list[Mutant]:
+    """Give the known bugs of an operation."""
+    names = {operation.name, CALLED.get(operation.name)}
+    return [mutant for mutant in load_mutants(operation.component).values() if mutant.op in names]
+
+
+def implementation_of(operation: Operation, mutant: Mutant) -> Implementation:
+    """Make an implementation of a known bug, in the operation's convention."""
+    made = Implementation(mutant.id, arrays="numpy", profiles=["float64"])
+    made.op(operation.name, conventions.public(operation.name, mutant.function), vjp=mutant.vjp)
+    return made
 
 
 def name(mutant: Mutant | None) -> str:
     """Write a known bug down: its id, what it is, and where it was seen."""
-    return "" if mutant is None else f"{mutant.id}, {mutant.summary} ({mutant.source})"
+    return "" if mutant is None else str(mutant)
 
 
-def questions(found: list[Finding]) -> list[Finding]:
-    """Choose the smallest cases with a wrong number, one finding each; outputs first, gradients where only those fail."""
+def questions(found: list[Finding], state: str) -> list[Finding]:
+    """Choose the smallest cases that are wrong, or right, in their numbers; gradients where only those are wrong."""
     wrong = [f for f in found if f.state == FAIL and f.comparison.kind in ("value", "shape")]
-    forward = [f for f in wrong if not f.part.startswith("gradient")]
+    backward = all(f.part.startswith("gradient") for f in wrong)
+    judged = [f for f in found if f.state == state and f.outcome.outputs and f.part not in ("dtype", "inputs")]
+    if state == FAIL:
+        judged = wrong
+    bad = {(f.case.id, f.profile) for f in wrong}
     chosen: dict[tuple[str, str], Finding] = {}
-    for finding in sorted(forward or wrong, key=lambda f: f.case.size):
-        chosen.setdefault((finding.case.id, finding.profile), finding)
+    for finding in sorted(judged, key=lambda f: f.case.size):
+        key = (finding.case.id, finding.profile)
+        if finding.part.startswith("gradient") == backward and (state == FAIL or key not in bad):
+            chosen.setdefault(key, finding)
     return list(chosen.values())[:MOST]
 
 
 def explains(mutant: Mutant, finding: Finding) -> bool:
     """Say whether the mutant gives what the implementation gave, to a few bounds."""
-    implementation = Implementation(mutant.id, arrays="numpy", profiles=["float64"])
-    implementation.op(mutant.op, mutant.function, vjp=mutant.vjp)
+    implementation = implementation_of(finding.case.operation, mutant)
     backward = finding.part.startswith("gradient")
-    stored, cotangent = finding.case.stored(finding.profile)
-    case = finding.case.restored(stored, cotangent)
-    theirs = LocalRunner(implementation, 2.0).ask(case, "float64", gradient=backward)
+    if backward != (mutant.vjp is not None):
+        return False
+    if mutant.narrow and finding.profile == "bfloat16":
+        return False  # it shows in its inputs' own precision, and NumPy has no bfloat16
+    case = finding.case if mutant.narrow else finding.case.restored(*finding.case.stored(finding.profile))
+    profile = finding.profile if mutant.narrow else "float64"
+    theirs = LocalRunner(implementation, 2.0).ask(case, profile, gradient=backward)
     expected = finding.case.answer(finding.profile)[backward]
     return not theirs.problem and alike(theirs, finding.outcome, expected, backward)
 
@@ -59,9 +86,7 @@ def alike(theirs: Outcome, ours: Outcome, expected: Results, backward: bool) -> 
     mine, other = (ours.gradients, theirs.gradients) if backward else (ours.outputs, theirs.outputs)
     if not mine or not other:
         return False
-    return all(
-        compare(n, mine[n], Expected(other[n].value, room(other[n].value, e))).good for n, e in expected.items()
-    )
+    return all(compare(n, mine[n], Expected(other[n].value, room(other[n].value, e))).good for n, e in expected.items())
 
 
 def room(value: object, expected: Expected) -> np.ndarray | None:
@@ -74,4 +99,5 @@ def room(value: object, expected: Expected) -> np.ndarray | None:
     with np.errstate(all="ignore"):
         grown = 1 + np.abs(y) / (np.abs(right) + bound)
         least = np.max(np.where(np.isfinite(bound), bound, 0.0), initial=0.0)
-        return np.nan_to_num(ROOM * np.maximum(bound * grown, least * np.minimum(grown, 1e3)), nan=np.inf)
+        scaled = ROOM * np.maximum(bound * grown, least * np.minimum(grown, 1e3))
+    return np.where(np.isfinite(y), scaled, 0.0)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from minimind_ref.kit import findings, report, suspects, unshown
+from minimind_ref.kit import findings, lawful, report, suspects, unshown
 from minimind_ref.kit.case import ORDER
 from minimind_ref.kit.examine import Examined, Session, cases_of
 from minimind_ref.kit.findings import Finding
@@ -41,9 +41,7 @@ def of(operation: Operation, examined: Examined, session: Session, failed: set[s
         ratios = [f.comparison.ratio for f in found if f.state == findings.PASS]
         text = operation.clauses[clause].text
         margin = max(ratios) if ratios and status == report.PASS else None
-        verdicts.append(
-            Verdict(operation.name, clause, level, status, text, detail, margin, len(found), failure)
-        )
+        verdicts.append(Verdict(operation.name, clause, level, status, text, detail, margin, len(found), failure))
     return verdicts
 
 
@@ -51,9 +49,11 @@ def responsible(operation: Operation) -> list[str]:
     """Give the clauses that an operation answers for: those of its cases, and what no other operation shows."""
     shown = {clause for case in cases_of(operation, "quick", 0) for clause in case.clauses}
     shown |= {clause for clause in (operation.dtype, operation.pure) if clause}
+    shown |= {law.clause for law in lawful.of(operation)}
     peers = [entry for entry in ALL if entry.component == operation.component]
     if operation is peers[0]:
         others = {c for entry in peers[1:] for case in cases_of(entry, "quick", 0) for c in case.clauses}
+        others |= {law.clause for entry in peers[1:] for law in lawful.of(entry)}
         others |= {c for entry in peers[1:] for c in (entry.dtype, entry.pure) if c}
         shown |= set(operation.clauses) - others
     return [clause for clause in operation.clauses if clause in shown]

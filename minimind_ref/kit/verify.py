@@ -31,7 +31,9 @@ def verify(
     levels = [name for name in wanted or () if name in LEVELS] or list(implementation.levels)
     if wanted is not None and any(name not in LEVELS for name in wanted):
         levels = list(implementation.levels)
-    session = Session(implementation, runner or LocalRunner(implementation, seconds), level, seed, case, profile, tuple(levels))
+    session = Session(
+        implementation, runner or LocalRunner(implementation, seconds), level, seed, case, profile, tuple(levels)
+    )
     found: list[Verdict] = []
     notes: list[str] = []
     failed: set[str] = set()
