@@ -144,10 +144,21 @@ def listed(function: Function) -> Function:
     return split
 
 
+def learnt(function: Function) -> Function:
+    """The merges that training gives, and the tokens in the order of their ids."""
+
+    def train(texts: Any, vocab_size: int, special_tokens: Any) -> tuple[list[list[str]], list[str]]:
+        vocab, merges = function(texts, vocab_size, special_tokens)
+        return [list(pair) for pair in merges], sorted(vocab, key=vocab.__getitem__)
+
+    return train
+
+
 WRAPPED: dict[str, Callable[[Function], Function]] = {
     "adamw.step": stepped,
     "grad_scaler": driven,
     "bpe.split": listed,
+    "bpe.train": learnt,
     "chat_template.render": rendered,
     "sft_mask": masked,
     "supervised_spans": spanned,

@@ -86,6 +86,7 @@ ALL = (
     Operation("bpe.split", "tokenizer", "split", "Data"),
     Operation("bpe.encode", "tokenizer", "encode", "Data", needs=("bpe.split",)),
     Operation("bpe.decode", "tokenizer", "decode", "Data"),
+    Operation("bpe.train", "tokenizer", "train", "Data"),
     Operation("chat_template.render", "chat_template", "render_text", "Data", choices=("template",)),
     Operation("supervised_spans", "chat_template", "supervised_spans", "Data", choices=("template",)),
     Operation("sft_mask", "chat_template", "encode_chat", "Data", choices=("template",)),
