@@ -1,16 +1,18 @@
-"""`python -m minimind_ref.kit run|grade|ops`: judge an implementation, clause by clause."""
+"""`python -m minimind_ref.kit run|cases|grade|ops`: judge an implementation, clause by clause."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minimind_ref.errors import RunError, UserError, run_command
+from minimind_ref.errors import UserError, run_command
 from minimind_ref.files import write_atomically
 from minimind_ref.flags import Parser
 from minimind_ref.kit.examine import LEVELS_OF_EFFORT
+from minimind_ref.kit.grade import grade, write_cases
 from minimind_ref.kit.implementation import load
 from minimind_ref.kit.operation import LEVELS
+from minimind_ref.kit.process import program
 from minimind_ref.kit.registry import ALL
 from minimind_ref.kit.report import Report
 from minimind_ref.kit.runner import SECONDS
@@ -25,7 +27,7 @@ EPILOG = (
 def parser() -> Parser:
     """Describe the commands."""
     top = Parser(prog="python -m minimind_ref.kit", description=__doc__, epilog=EPILOG)
-    commands = top.add_subparsers(dest="command", required=True, metavar="run|grade|ops")
+    commands = top.add_subparsers(dest="command", required=True, metavar="run|cases|grade|ops")
     run = commands.add_parser(
         "run", help="judge an implementation", description="Judge an implementation.", epilog=EPILOG
     )
@@ -49,6 +51,17 @@ def parser() -> Parser:
     )
     grade.add_argument("folder", type=Path, metavar="DIR", help="answers, one JSON or safetensors file a case")
     grade.add_argument("--ops", nargs="+", metavar="OP", help="operations or levels; none: those with an answer")
+    cases = commands.add_parser(
+        "cases",
+        help="write the recorded cases as questions",
+        description="Write the questions for `grade`.",
+        epilog=EPILOG,
+    )
+    cases.add_argument("folder", type=Path, metavar="DIR", help="where to write them")
+    cases.add_argument("--ops", nargs="+", metavar="OP", help="operations or levels; none: all")
+    cases.add_argument(
+        "--profiles", nargs="+", choices=list(PROFILES), default=["float64"], help="precisions [float64]"
+    )
     for command in (run, grade):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
     commands.add_parser("ops", help="list the operations with their arguments", epilog=EPILOG)
@@ -61,12 +74,16 @@ def main(arguments: Sequence[str]) -> None:
     if options.command == "ops":
         print("\n".join(f"{entry.level:10} {entry.signature}" for entry in ALL))
         return
-    report = graded(options) if options.command == "grade" else judged(options)
+    if options.command == "cases":
+        options.folder.mkdir(parents=True, exist_ok=True)
+        print(f"{write_cases(options.folder, options.ops, options.profiles)} questions in {options.folder}")
+        return
+    report = grade(options.folder, options.ops) if options.command == "grade" else judged(options)
     print(report)
     if options.json:
         write_atomically(options.json, lambda file: file.write((report.to_json() + "\n").encode()))
     if not report.as_expected:
-        raise RunError(report.summary)
+        raise SystemExit(1)
 
 
 def judged(options: Any) -> Report:
@@ -79,8 +96,6 @@ def judged(options: Any) -> Report:
         asked["ops"] = owning(options.case)
     if options.exec is None:
         return verify(load(options.target), **asked)
-    from minimind_ref.kit.process import program
-
     with program(options.exec, options.profiles, options.seconds) as (implementation, runner):
         return verify(implementation, runner=runner, **asked)
 
@@ -93,13 +108,6 @@ def owning(case: str) -> list[str] | None:
     if not names:
         raise UserError(f"--case {case}: there is no such case; `kit ops` lists the operations")
     return names
-
-
-def graded(options: Any) -> Report:
-    """Judge answers in a folder."""
-    from minimind_ref.kit.grade import grade
-
-    return grade(options.folder, options.ops)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def examine(operation: Operation, session: Session) -> Examined:
         examined.absent = True
         return examined
     asked: list[tuple[Case, str, Outcome]] = []
-    for case in cases_of(operation, session.effort, session.seed):
+    live = session.runner.live
+    for case in cases_of(operation, session.effort, session.seed) if live else vectors.recorded(operation):
         if session.case and case.id != session.case:
             continue
         case = retargeted(case, session.implementation.fixed(operation.name))
@@ -91,7 +92,7 @@ def examine(operation: Operation, session: Session) -> Examined:
             examined.found += findings.judge(
                 case, profile, outcome, explicit=session.explicit, gradient=session.gradient
             )
-    if not session.case and not examined.stopped:
+    if live and not session.case and not examined.stopped:
         examined.found += lawful.ask(operation, session)
     if any(finding.outcome.printed for finding in examined.found):
         examined.notes.append(f"{operation.name} prints")

@@ -39,7 +39,7 @@ def judge(case: Case, profile: str, outcome: Outcome, *, explicit: bool, gradien
 
     def add(part: str, state: str, clauses: tuple[str, ...], text: str = "", comparison: Comparison = NOTHING_WRONG):
         kept = tuple(c for c in clauses if c not in op.narrow or profile in NARROW)
-        kept = clauses if state == FAIL and not kept else kept
+        kept = (op.formula,) if state == FAIL and not kept else kept
         found.append(Finding(case, profile, part, state, kept, text or comparison.text, comparison, outcome))
 
     if outcome.problem:
@@ -76,7 +76,10 @@ def pulled(case: Case, outcome: Outcome, gradients: Results, add: Any) -> None:
     else:
         for name, expected in gradients.items():
             seen = compare(f"gradient of {name}", outcome.gradients[name], expected)
-            add(f"gradient {name}", PASS if seen.good else FAIL, backward, comparison=seen)
+            own = tuple(
+                c for c in backward if name.split(".")[0] in case.operation.of_input.get(c, (name.split(".")[0],))
+            )
+            add(f"gradient {name}", PASS if seen.good else FAIL, own or backward, comparison=seen)
 
 
 def owners(case: Case, half: str) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """An operation of the kit: what a function that is judged takes and gives, and which clauses it answers for."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from typing import Any
@@ -21,7 +21,8 @@ class Operation:
 
     `golden` is its name in golden/<component>.json.  Clauses: `backward` are those that gradients alone show, `both`
     those that forward and gradients share, `narrow` those that only bfloat16 and float16 show; `dtype` and `pure` say
-    which clause a wrong dtype or a changed input breaks.  `wide` names what stays float32 where the rest is narrow.
+    which clause a wrong dtype or a changed input breaks.  `wide` names what stays float32 where the rest is narrow;
+    `of_input` says of which inputs' gradients a clause speaks, where not of all.
     `choices` are the arguments that name a choice between good implementations: an implementation may be fixed to one.
     `needs` are the operations that it is composed of.
     """
@@ -37,6 +38,7 @@ class Operation:
     choices: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
+    of_input: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     narrow: tuple[str, ...] = ()
 
     @cached_property
@@ -61,6 +63,11 @@ class Operation:
     def arguments(self) -> dict[str, inspect.Parameter]:
         """The public arguments by name; those without a default must be understood by every implementation."""
         return dict(inspect.signature(self.reference).parameters)
+
+    @property
+    def formula(self) -> str:
+        """The component's first clause, which says what the values are."""
+        return next(iter(self.clauses))
 
     @property
     def signature(self) -> str:

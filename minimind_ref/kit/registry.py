@@ -13,13 +13,15 @@ def _ids(prefix: str, *numbers: int) -> tuple[str, ...]:
 ALL = (
     Operation(
         "rms_norm", "rms_norm", "rms_norm", "Forward", backward=_ids("RMS_NORM", 10, 11, 12),
-        both=_ids("RMS_NORM", 9), dtype="RMS_NORM-16", narrow=_ids("RMS_NORM", 13, 14, 16), choices=("cast",),
+        of_input={"RMS_NORM-10": ("x",), "RMS_NORM-11": ("weight",), "RMS_NORM-12": ("x",)}, both=_ids("RMS_NORM",
+        9), dtype="RMS_NORM-16", narrow=_ids("RMS_NORM", 13, 14, 16), choices=("cast",),
     ),
     Operation("rope_frequencies", "rope", "rope_frequencies", "Forward"),
     Operation("yarn_attention_factor", "rope", "yarn_attention_factor", "Forward"),
     Operation("rope_table", "rope", "rope_table", "Forward", dtype="ROPE-4", wide=("cos", "sin")),
     Operation(
-        "apply_rope", "rope", "apply_rope", "Forward", backward=_ids("ROPE", 11, 12), dtype="ROPE-13",
+        "apply_rope", "rope", "apply_rope", "Forward", of_input={"ROPE-11": ("x",), "ROPE-12": ("cos", "sin")},
+        backward=_ids("ROPE", 11, 12), dtype="ROPE-13",
         narrow=_ids("ROPE", 13),
     ),
     Operation(

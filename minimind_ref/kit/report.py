@@ -28,6 +28,7 @@ class Failure:
     ratio: float
     reproduction: str
     looks_like: str = ""
+    owner: str = ""
     link: str = ""
     printed: str = ""
 
@@ -88,6 +89,8 @@ class Report:
         """Say in one line what came of it; the denominator is every MUST clause that was claimed."""
         total = sum(self.counts.values())
         rest = ", ".join(f"{n} {status.lower()}" for status, n in self.counts.items() if status != PASS)
+        bugs = {v.failure.looks_like for v in self.verdicts if v.failure and v.failure.looks_like}
+        rest += "".join(f"; looks like {bug}" for bug in sorted(bugs))
         word = "passed" if self.passed else "NOT PASSED"
         return f"{self.name}: {word}: {self.counts.get(PASS, 0)} of {total} clauses" + (f"; {rest}" if rest else "")
 

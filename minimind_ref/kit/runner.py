@@ -20,6 +20,8 @@ SECONDS = 20.0
 class LocalRunner:
     """Calls the functions of an `Implementation`, each call at most `seconds` long."""
 
+    live = True
+
     def __init__(self, implementation: Implementation, seconds: float = SECONDS) -> None:
         self.implementation, self.seconds = implementation, seconds
 

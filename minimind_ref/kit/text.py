@@ -1,4 +1,4 @@
-"""A report as text: what is not run and what is missing in a line each, then every failure with all there is to say."""
+"""A report as text: what is missing or not run in a line each, then every failure with all there is to say."""
 
 from collections import defaultdict
 from typing import Any
@@ -14,7 +14,12 @@ def of(report: Any) -> str:
     for verdict in [*having(report, "BLOCKED"), *having(report, "FAIL")]:
         failure = verdict.failure
         groups[verdict.operation, verdict.status, failure and (failure.case, failure.message)].append(verdict)
-    lines += [block for verdicts in groups.values() for block in explained(verdicts)]
+    told = [group for group in groups.values() if any(v.failure and v.failure.owner == v.clause for v in group)]
+    explained_ones = {group[0].operation for group in told}  # their other clauses are told in two lines
+    for group in groups.values():
+        if group not in told:
+            lines += in_short(group) if group[0].operation in explained_ones else explained(group)
+    lines += [line for group in told for line in explained(group)]
     return "\n".join([*lines, *(f"note: {note}" for note in report.notes), report.summary])
 
 
@@ -35,6 +40,13 @@ def numbers(ids: list[str]) -> str:
     """Write RMS_NORM-2, RMS_NORM-3 as RMS_NORM-2, -3."""
     component = ids[0].rpartition("-")[0]
     return ", ".join([ids[0], *(i.removeprefix(component) for i in ids[1:])])
+
+
+def in_short(verdicts: list[Any]) -> list[str]:
+    """Tell a failure in two lines."""
+    first, failure = verdicts[0], verdicts[0].failure
+    head = f"{first.status:16}  {first.operation}  {numbers([v.clause for v in verdicts])}"
+    return [f"{head}: {failure.case}, {failure.profile}", f"    {'found':10}  {failure.message}"]
 
 
 def explained(verdicts: list[Any]) -> list[str]:

@@ -10,6 +10,7 @@ from minimind_ref.kit import findings, lawful, report, suspects, unshown
 from minimind_ref.kit.case import ORDER
 from minimind_ref.kit.examine import Examined, Session, cases_of
 from minimind_ref.kit.findings import Finding
+from minimind_ref.kit.mutant import Mutant
 from minimind_ref.kit.operation import Operation
 from minimind_ref.kit.registry import ALL
 from minimind_ref.kit.report import Failure, Verdict
@@ -30,7 +31,7 @@ def of(operation: Operation, examined: Examined, session: Session, failed: set[s
             continue
         found = by_clause.get(clause, [])
         status, detail = decide(operation, clause, found, examined, session)
-        failure = smallest(found, session, suspects.name(bug)) if status == report.FAIL else None
+        failure = smallest(found, session, bug) if status == report.FAIL else None
         if status == report.FAIL and blockers:
             status, detail = report.BLOCKED, f"{', '.join(blockers)} failed: mend that first"
         excuse = session.implementation.expected_failures.get(clause)
@@ -78,7 +79,7 @@ def decide(
     return report.NOT_RUN, unshown.reason(operation, clause, session.profiles)
 
 
-def smallest(found: list[Finding], session: Session, looks_like: str) -> Failure:
+def smallest(found: list[Finding], session: Session, bug: Mutant | None) -> Failure:
     """Show the failing case with the fewest numbers, in the widest profile."""
     bad = [finding for finding in found if finding.state == findings.FAIL]
     worst = min(bad, key=lambda f: (f.part in ("dtype", "inputs"), f.case.size, ORDER.index(f.profile)))
@@ -86,7 +87,8 @@ def smallest(found: list[Finding], session: Session, looks_like: str) -> Failure
     return Failure(
         case=worst.case.id, why=worst.case.why, profile=worst.profile, part=worst.part, message=worst.text,
         expected=seen.expected, got=seen.got, bound=seen.bound, ratio=seen.ratio, printed=worst.outcome.printed,
-        reproduction=again(worst, session), looks_like=looks_like, link=worst.case.link,
+        reproduction=again(worst, session), looks_like=suspects.name(bug),
+        owner=bug.owner if bug else "", link=worst.case.link,
     )  # fmt: skip
 
 
