@@ -12,6 +12,7 @@ import pytest
 import torch
 from arrays import draw, draw_integers
 from spec_blocks import FLOAT, floats, numbers, source
+from steps import EXPERTS, PARTS, QK, SHAPE, assert_step_agrees, carrying, flat, make_run, state_of
 from tolerance import assert_same, assert_within
 
 from minimind_ref import ModelConfig, Transformer
@@ -23,18 +24,14 @@ from minimind_ref.loss.cross_entropy import cross_entropy
 from minimind_ref.optim.adamw import AdamW
 from minimind_ref.optim.grad_scaler import GradScaler
 from minimind_ref.oracle import training as oracle
-from minimind_ref.oracle.bounded import bound, bound_inputs, value
+from minimind_ref.oracle.bounded import bound, value
 from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import inputs
 from minimind_ref.train.loop import Loss, Progress, Run, optimisation_step, parameter_groups
-from minimind_ref.train.settings import Settings
+from minimind_ref.train.settings import PretrainSettings
 
 STEPS = 50
-PARTS = ("parameters", "means", "squares")
-SHAPE = dict(vocab_size=31, hidden_size=12, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
-QK = dict(qk_norm=True, norm_cast="after", rms_norm_eps=1e-6)
-EXPERTS = dict(use_moe=True, num_experts=3, moe_intermediate_size=5)
 CONFIGS = {
     "dense": ModelConfig(**SHAPE, intermediate_size=7),
     "dense_qk_norm": ModelConfig(**SHAPE, **QK, intermediate_size=7),
@@ -52,22 +49,6 @@ SETTINGS = dict(
     weight_decay=0.1,
     max_norm=4.5,
 )
-
-
-def make_run(name):
-    """A float64 run whose weights keep a step's bound small: rows of unit size, narrow projections."""
-    s = SETTINGS
-    model = Transformer(CONFIGS[name], generator=torch.Generator().manual_seed(0)).double()
-    with torch.no_grad():
-        for i, (parameter, p) in enumerate(model.named_parameters()):
-            scale = 1.0 if "embed" in parameter else 2.0**-4 if p.ndim > 1 else 2.0**-3
-            p.copy_(torch.tensor(draw(900 + i, p.shape, scale) + (p.ndim == 1)))
-    optimizer = AdamW(parameter_groups(model, "matrices", s["weight_decay"]), betas=s["betas"], eps=s["eps"])
-    settings = Settings(
-        learning_rate=s["learning_rate"], grad_clip=s["max_norm"], warmup_iters=s["warmup_steps"], accumulation_steps=3
-    )
-    scaler = GradScaler(enabled=False)
-    return Run(model, model, optimizer, scaler, settings, place("cpu", "float32"), Ranks(), total_steps=STEPS)
 
 
 def window_of(name, step):
@@ -95,16 +76,6 @@ def loss_of(network, batch):
     return Loss(cross_entropy(output.logits, batch.labels, reduction="sum"), output.aux_loss)
 
 
-def state_of(run):
-    """What the torch run has stored, as the oracle's state."""
-    named = dict(run.model.named_parameters())
-    parts = {"parameters": {n: p.detach().numpy().copy() for n, p in named.items()}}
-    for part, key in (("means", "mean"), ("squares", "square")):
-        states = {n: run.optimizer.state.get(p) for n, p in named.items()}
-        parts[part] = {n: s[key].numpy().copy() if s else np.zeros(named[n].shape) for n, s in states.items()}
-    return oracle.TrainingState(**parts, step=run.progress.steps)
-
-
 @pytest.fixture(autouse=True, scope="module")
 def without_type_checks():
     """Each part's own tests check its types; here that would take six times as long as the arithmetic."""
@@ -116,20 +87,12 @@ def without_type_checks():
 @cache
 def recorded(name):
     """The torch run: the state before every step and after the last, and every step's report."""
-    run = make_run(name)
+    run = make_run(CONFIGS[name], SETTINGS, accumulation_steps=3)
     states, reports = [state_of(run)], []
     for step in range(STEPS):
         reports.append(optimisation_step(run, window_of(name, step), loss_of))
         states.append(state_of(run))
     return states, reports
-
-
-def carrying(state):
-    """The state with (zero) bounds."""
-    parts = {
-        part: {n: bound_inputs(x, profile="float64")[0] for n, x in getattr(state, part).items()} for part in PARTS
-    }
-    return oracle.TrainingState(**parts, step=state.step)
 
 
 @cache
@@ -139,26 +102,9 @@ def mapped(name, step):
     return oracle.training_step(state, plain(window_of(name, step)), CONFIGS[name].to_dict(), **SETTINGS)
 
 
-def flat(state, part, of=value):
-    return np.concatenate([np.ravel(of(x)) for x in getattr(state, part).values()])
-
-
-def assert_step_agrees(name, step):
-    """Every parameter and average inside its bound, no element undecided, and the bound not vacuous."""
-    (states, reports), (new, report) = recorded(name), mapped(name, step)
-    for part in PARTS:
-        for parameter, expected in getattr(new, part).items():
-            assert_within(getattr(states[step + 1], part)[parameter], expected)
-    before, after = (flat(s, "parameters") for s in (states[step], new))
-    e, moved = flat(new, "parameters", bound), np.abs(after - before)
-    decided = moved > 0
-    assert np.median(e / np.abs(after)) <= 1e-9 and np.median(e[decided] / moved[decided]) <= 1e-7
-    seen = reports[step]
-    assert_within(np.array(seen.loss), report.loss)
-    assert_within(np.array(seen.aux_loss), report.balance)
-    assert_within(np.array(seen.grad_norm), report.norm)
-    assert_within(np.array(seen.learning_rate), report.learning_rate)
-    assert (new.step, report.num_tokens) == (step + 1, seen.targets)
+def agrees(name, step):
+    (states, reports), made = recorded(name), mapped(name, step)
+    assert_step_agrees(states[step], states[step + 1], reports[step], *made)
 
 
 # --- agreement
@@ -167,7 +113,7 @@ def assert_step_agrees(name, step):
 @pytest.mark.parametrize("step", [0, 1, 10, 49])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_training_1_2_a_step_from_a_stored_state_is_within_its_bound(name, step):
-    assert_step_agrees(name, step)
+    agrees(name, step)
 
 
 @pytest.mark.slow
@@ -175,7 +121,7 @@ def test_training_1_2_a_step_from_a_stored_state_is_within_its_bound(name, step)
 def test_training_1_2_all_fifty_steps_from_stored_states_are_within_their_bounds(name):
     """Three minutes: `pytest -m slow tests/test_training.py`."""
     for step in range(STEPS):
-        assert_step_agrees(name, step)
+        agrees(name, step)
 
 
 def test_training_2_4_the_definition_gives_the_oracles_step():
@@ -265,7 +211,7 @@ def test_training_1_2_the_torch_loop_is_within_the_recorded_bounds(case):
         optimizer.state[p].update(moments, step=state["step"])
     run = Run(
         model, model, optimizer, GradScaler(enabled=False),
-        Settings(
+        PretrainSettings(
             learning_rate=settings["learning_rate"], grad_clip=settings["max_norm"],
             warmup_iters=settings["warmup_steps"], accumulation_steps=2,
         ),

@@ -9,14 +9,13 @@ import numpy as np
 
 from minimind_ref.oracle.accumulation import micro_batch_weights
 from minimind_ref.oracle.adamw import Moments, adamw_update, init_moments
-from minimind_ref.oracle.bounded import Array, constant
+from minimind_ref.oracle.bounded import Array, Bounded, constant
 from minimind_ref.oracle.checks import require_equal
 from minimind_ref.oracle.cosine_schedule import cosine_schedule
-from minimind_ref.oracle.cross_entropy import cross_entropy, cross_entropy_vjp
 from minimind_ref.oracle.grad_clip import clip_grad_norm
+from minimind_ref.oracle.objectives import SUPERVISED, Objective
 from minimind_ref.oracle.transformer import EMBEDDING, parameter_shapes, transformer, transformer_vjp
 
-IGNORE = -100
 Window = Sequence[Mapping[str, Any]]
 
 
@@ -59,14 +58,15 @@ def training_step(
     eps: float = 1e-8,
     weight_decay: float = 0.01,
     max_norm: float = 1.0,
+    objective: Objective = SUPERVISED,
 ) -> tuple[TrainingState, Report]:
     """Make one update from one window of micro-batches: gradients summed, clipped, stepped (TRAINING-2 to 8).
 
     A micro-batch maps input_ids and labels (b s, aligned, -100: no target), and where it has them attention_mask,
-    segment_ids (a negative one is padding) and position_ids, to integers.
+    segment_ids (a negative one is padding) and position_ids, to integers, and what `objective` asks for to numbers.
     """
     _check(state, window, config)
-    loss, balance, gradients, num_tokens = window_gradients(state.parameters, window, config)
+    loss, balance, gradients, num_tokens = window_gradients(state.parameters, window, config, objective=objective)
     clipped, norm = clip_grad_norm(list(gradients.values()), max_norm)
     if not np.isfinite(norm):
         raise ValueError(f"the gradient's norm is {norm} in step {state.step}: no update is defined")
@@ -109,33 +109,37 @@ def train(
 
 
 def window_gradients(
-    parameters: Mapping[str, Any], window: Window, config: Mapping[str, Any]
+    parameters: Mapping[str, Any], window: Window, config: Mapping[str, Any], *, objective: Objective = SUPERVISED
 ) -> tuple[Any, Any, dict[str, Array], int]:
     """Give a window's loss, its load balance, the gradients of their sum, and its targets (TRAINING-2, -3)."""
-    batches = [{name: np.asarray(ids) for name, ids in batch.items() if ids is not None} for batch in window]
-    tokens = [int(np.sum(batch["labels"] != IGNORE)) for batch in batches]
+    batches = [{name: _array(x) for name, x in batch.items() if x is not None} for batch in window]
+    tokens = [objective.count(batch) for batch in batches]
     documents = [_documents(batch) for batch in batches]
     weights = zip(*(micro_batch_weights(n, accumulation_steps=len(n)) for n in (tokens, documents)), strict=True)
     parts = []
     for batch, own, (per_token, per_document) in zip(batches, documents, weights, strict=True):
         factors = (constant(np.asarray(w), like=parameters[EMBEDDING]) for w in (per_token, own * per_document))
-        parts.append(_micro_batch(parameters, batch, config, *factors))
+        parts.append(_micro_batch(parameters, batch, config, objective, *factors))
     loss, balance = (_total(part[i] for part in parts) for i in (0, 1))
     gradients = {name: _total(part[2][name] for part in parts) for name in parameters}
     return loss, balance, gradients, sum(tokens)
 
 
 def _micro_batch(
-    parameters: Mapping[str, Any], batch: Mapping[str, Any], config: Mapping[str, Any], per_token: Any, share: Any
-) -> tuple[Any, Any, dict[str, Array]]:
+    parameters: Mapping[str, Any], batch: Mapping[str, Any], config: Mapping[str, Any], objective: Objective,
+    per_token: Any, share: Any,
+) -> tuple[Any, Any, dict[str, Array]]:  # fmt: skip
     """Give a micro-batch's part of the loss and of the load balance, and the gradients of the two together."""
     ids = {name: batch.get(name) for name in ("segment_ids", "position_ids")} | {"attention_mask": _real(batch)}
     logits, balance, _ = transformer(parameters, batch["input_ids"], config, **ids)
-    summed = {"ignore_index": IGNORE, "reduction": "sum"}
-    loss = cross_entropy(logits, batch["labels"], **summed)
-    dlogits = cross_entropy_vjp(logits, batch["labels"], **summed, cotangent=per_token)
+    loss = objective.total(logits, batch)
+    dlogits = objective.total_vjp(logits, batch, per_token)
     gradients = transformer_vjp(parameters, batch["input_ids"], config, **ids, cotangent=(dlogits, share))
     return loss * per_token, balance * share, gradients
+
+
+def _array(x: Any) -> Any:
+    return x if isinstance(x, Bounded) else np.asarray(x)
 
 
 def _total(terms: Iterator[Any]) -> Any:
