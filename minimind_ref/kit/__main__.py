@@ -8,12 +8,13 @@ from typing import Any
 from minimind_ref.errors import UserError, run_command
 from minimind_ref.files import write_atomically
 from minimind_ref.flags import Parser
+from minimind_ref.kit import vectors
 from minimind_ref.kit.examine import LEVELS_OF_EFFORT
 from minimind_ref.kit.grade import grade, write_cases
 from minimind_ref.kit.implementation import load
 from minimind_ref.kit.operation import LEVELS
 from minimind_ref.kit.process import program
-from minimind_ref.kit.registry import ALL
+from minimind_ref.kit.registry import ALL, operation
 from minimind_ref.kit.report import Report
 from minimind_ref.kit.runner import SECONDS
 from minimind_ref.kit.verify import verify
@@ -100,13 +101,14 @@ def judged(options: Any) -> Report:
         return verify(implementation, runner=runner, **asked)
 
 
-def owning(case: str) -> list[str] | None:
+def owning(case: str) -> list[str]:
     """Give the operations that have a case of this name."""
-    from minimind_ref.kit.examine import cases_of
-
-    names = [entry.name for entry in ALL if any(c.id == case for c in cases_of(entry, "full", 0))]
+    for kind in ("/generated/", "/law/"):
+        if kind in case:
+            return [operation(case.partition(kind)[0]).name]
+    names = [entry.name for entry in ALL if any(c.id == case for c in vectors.recorded(entry))]
     if not names:
-        raise UserError(f"--case {case}: there is no such case; `kit ops` lists the operations")
+        raise UserError(f"--case {case}: there is no such case")
     return names
 
 

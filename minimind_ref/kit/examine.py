@@ -92,7 +92,7 @@ def examine(operation: Operation, session: Session) -> Examined:
             examined.found += findings.judge(
                 case, profile, outcome, explicit=session.explicit, gradient=session.gradient
             )
-    if live and not session.case and not examined.stopped:
+    if live and not examined.stopped:
         examined.found += lawful.ask(operation, session)
     if any(finding.outcome.printed for finding in examined.found):
         examined.notes.append(f"{operation.name} prints")

@@ -30,14 +30,19 @@ def ask(operation: Operation, session: Any) -> list[Finding]:
     """Check every law in the narrowest wide profile that is claimed; refusals only where they are claimed."""
     profile = next((p for p in WIDE if p in session.profiles), None)
     asked = [law for law in of(operation) if session.implementation.refusals or law.clause not in unshown.REFUSALS]
+    asked = [law for law in asked if session.case in (None, named(operation, law))]
     return [checked(operation, law, session.runner, profile) for law in asked] if profile else []
+
+
+def named(operation: Operation, law: Property) -> str:
+    """Name a law as a case is named."""
+    return f"{operation.name}/law/{law.check.__name__}"
 
 
 def checked(operation: Operation, law: Property, runner: Any, profile: str) -> Finding:
     """Check one law."""
     why = " ".join((law.check.__doc__ or "").split())
-    name = f"{operation.name}/law/{law.check.__name__}"
-    case = Case(name, operation, (law.clause,), why, {}, {}, (), lambda _: ({}, {}))
+    case = Case(named(operation, law), operation, (law.clause,), why, {}, {}, (), lambda _: ({}, {}))
     given: list[dict[str, Any]] = []
 
     def implementation(*arguments: Any, **options: Any) -> Any:

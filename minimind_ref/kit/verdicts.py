@@ -1,6 +1,5 @@
 """From findings to verdicts: one for each clause of an operation, with the smallest case that fails."""
 
-import inspect
 import shlex
 from collections import defaultdict
 from collections.abc import Callable
@@ -94,21 +93,24 @@ def smallest(found: list[Finding], session: Session, bug: Mutant | None) -> Fail
 
 def again(finding: Finding, session: Session) -> str:
     """Write the line that asks the same question again."""
-    origin = session.implementation.origin or "verify(implementation)"
-    seed = session.seed if "/generated/" in finding.case.id else 0
-    if origin.endswith(")"):
-        extra = f", case={finding.case.id!r}, profile={finding.profile!r}" + (f", seed={seed}" if seed else "")
-        line = f"{origin[:-1]}{extra})"
-        if origin.startswith(("check", "verify")):
-            return f"print({line})"
-        return f"python -c {shlex.quote(f'from minimind_ref.kit import check; import {line[1:]}')}"
-    options = f" --case {finding.case.id} --profile {finding.profile}" + (f" --seed {seed}" if seed else "")
-    return f"python -m minimind_ref.kit run {origin}{options}"
+    origin, case, profile = session.implementation.origin, finding.case.id, finding.profile
+    if origin.startswith("grade "):
+        return f"python -m minimind_ref.kit {origin}"
+    if origin and not origin.endswith(")"):
+        return f"python -m minimind_ref.kit run {origin} --case {case} --profile {profile}"
+    call = origin or f"verify(implementation, [{finding.case.operation.name!r}])"
+    before, _, call = call.rpartition("; ")
+    line = f"print({call[:-1]}, case={case!r}, profile={profile!r}))"
+    return f"python -c {shlex.quote(f'{before}; {line}')}" if before else line
 
 
 def call_of(name: str, function: Callable[..., Any], arrays: Any) -> str:
-    """Write the call of `check` that judges this function, for use where the function is at hand."""
-    shown = getattr(function, "__name__", "function")
-    shown = "function" if shown == "<lambda>" or not inspect.isroutine(function) else shown
+    """Write the call of `check` that judges this function, with the imports where it can be imported."""
+    shown, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", "__main__")
     kind = repr(arrays) if isinstance(arrays, str) else "arrays"
-    return f"check({name!r}, {shown}, arrays={kind})"
+    if not shown.isidentifier():
+        return f"check({name!r}, {shown.rpartition('.')[2] if shown[-1:].isalnum() else 'function'}, arrays={kind})"
+    call = f"check({name!r}, {shown}, arrays={kind})"
+    if module == "__main__" or not isinstance(arrays, str):
+        return call
+    return f"from {module} import {shown}; from minimind_ref.kit import check; {call}"

@@ -31,6 +31,9 @@ def verify(
     levels = [name for name in wanted or () if name in LEVELS] or list(implementation.levels)
     if wanted is not None and any(name not in LEVELS for name in wanted):
         levels = list(implementation.levels)
+    if case and "/generated/" in case:
+        number = case.rpartition("_")[2]
+        seed, level = int(number) if number.isdigit() else seed, "quick"
     session = Session(
         implementation, runner or LocalRunner(implementation, seconds), level, seed, case, profile, tuple(levels)
     )
