@@ -104,7 +104,7 @@ def wrong_dtype(case: Case, name: str, result: Result, expected: Expected, profi
     """Say what dtype a floating result should have had."""
     if result.dtype is None or case.exact or np.asarray(expected.value).dtype.kind != "f":
         return ""
-    wide = profile in NARROW and name.split(".")[0] in case.operation.wide
+    wide = profile in NARROW and case.operation.stays_wide(name, output=True)
     right = "float32" if wide else profile
     if result.dtype == right or name == "norm":
         return ""

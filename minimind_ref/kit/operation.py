@@ -57,12 +57,16 @@ class Operation:
     @property
     def differentiable(self) -> bool:
         """Say whether gradients are part of the operation."""
-        return bool(self.backward)
+        return bool(self.backward or self.both)
 
     @cached_property
     def arguments(self) -> dict[str, inspect.Parameter]:
         """The public arguments by name; those without a default must be understood by every implementation."""
         return dict(inspect.signature(self.reference).parameters)
+
+    def stays_wide(self, name: str, *, output: bool) -> bool:
+        """Say whether an input or output is float32 where the profile is narrow; "*" stands for all outputs."""
+        return name.split(".")[0] in self.wide or (output and "*" in self.wide)
 
     @property
     def formula(self) -> str:

@@ -41,7 +41,7 @@ def question(case: Case, profile: str, number: int, folder: Path, *, gradient: b
     def out(name: str, x: Any) -> Any:
         if not isinstance(x, np.ndarray | np.generic):
             return vars(x) if hasattr(x, "control_ids") else x
-        wide = profile in NARROW and name.split(".")[1] in case.operation.wide
+        wide = profile in NARROW and case.operation.stays_wide(name.partition(".")[2], output=False)
         array = np.asarray(x)
         stored[name] = (array, str(array.dtype) if array.dtype.kind != "f" else "float32" if wide else profile)
         return {"tensor": name}

@@ -10,6 +10,7 @@ def _ids(prefix: str, *numbers: int) -> tuple[str, ...]:
     return tuple(f"{prefix}-{n}" for n in numbers)
 
 
+ALL_OUTPUTS = ("*",)
 ALL = (
     Operation(
         "rms_norm", "rms_norm", "rms_norm", "Forward", backward=_ids("RMS_NORM", 10, 11, 12),
@@ -80,6 +81,27 @@ ALL = (
         "training.step", "training", "training_step", "Optimiser", pure="TRAINING-10",
         needs=("transformer", "cross_entropy", "adamw.step", "clip_grad_norm", "cosine_schedule"),
     ),
+    Operation(
+        "sequence_logp", "dpo", "sequence_logp", "Alignment", both=_ids("DPO", 1, 2, 3, 4), dtype="DPO-18",
+        narrow=_ids("DPO", 18), wide=ALL_OUTPUTS, choices=("reduction",),
+    ),
+    Operation(
+        "dpo_loss", "dpo", "dpo_loss", "Alignment", backward=_ids("DPO", 12), both=_ids("DPO", 11, 16), dtype="DPO-18",
+        narrow=_ids("DPO", 18), wide=ALL_OUTPUTS, choices=("form", "label_smoothing"), needs=("sequence_logp",),
+    ),
+    Operation(
+        "group_advantages", "grpo", "group_advantages", "Alignment", dtype="GRPO-28", narrow=_ids("GRPO", 28),
+        wide=ALL_OUTPUTS, choices=("ddof", "scale"),
+    ),
+    Operation(
+        "kl_k3", "grpo", "kl_k3", "Alignment", backward=_ids("GRPO", 9), both=_ids("GRPO", 17), dtype="GRPO-28",
+        narrow=_ids("GRPO", 28), wide=ALL_OUTPUTS,
+    ),
+    Operation(
+        "grpo_loss", "grpo", "grpo_loss", "Alignment", backward=_ids("GRPO", 13, 16, 27), both=_ids("GRPO", 15, 17, 19),
+        dtype="GRPO-28", narrow=_ids("GRPO", 28), wide=ALL_OUTPUTS, choices=("form", "normalise"), needs=("kl_k3",),
+    ),
+    Operation("answer_mask", "grpo", "answer_mask", "Alignment"),
     Operation("filter_logits", "sampling", "filter_logits", "Inference", dtype="SAMPLING-17", pure="SAMPLING-17"),
     Operation(
         "penalise_repetition", "sampling", "penalise_repetition", "Inference", dtype="SAMPLING-17", pure="SAMPLING-17"

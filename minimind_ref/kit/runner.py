@@ -88,7 +88,7 @@ class LocalRunner:
         """Make one array; a state that the specification keeps in float32 is so in a narrow profile too."""
         if not isinstance(x, np.ndarray | np.generic):
             return x
-        wide = profile in NARROW and name.split(".")[0] in case.operation.wide
+        wide = profile in NARROW and case.operation.stays_wide(name, output=False)
         return self.implementation.library.make(np.asarray(x), "float32" if wide else profile)
 
     def numbers(self, x: Any) -> Any:

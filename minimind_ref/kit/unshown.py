@@ -9,6 +9,7 @@ REFUSALS = frozenset(
         "RMS_NORM-17", "ROPE-22", "ROPE-23", "ATTENTION-18", "SWIGLU-12", "MOE-22", "BLOCK-15", "TRANSFORMER-17",
         "CROSS_ENTROPY-14", "ADAMW-17", "GRAD_CLIP-10", "COSINE_SCHEDULE-10", "GRAD_SCALER-10", "ACCUMULATION-9",
         "TRAINING-12", "SAMPLING-18", "TOKENIZER-13", "CHAT_TEMPLATE-14", "PACKING-12",
+        "DPO-19", "GRPO-29",
     ]
 )  # fmt: skip
 SHELL = "it is about the object around the function, which no operation asks for"
@@ -25,6 +26,12 @@ REASONS: dict[str, str] = {
         ["ROPE-21", "SWIGLU-11", "GRAD_CLIP-8", "ACCUMULATION-8", "ACCUMULATION-10", "PACKING-8"], CALLER
     ),
     **dict.fromkeys(["TRANSFORMER-19", "PACKING-13"], COMPARED),
+    "DPO-8": "it is about dpo_losses beside it; the mean over pairs is judged",
+    "DPO-17": "implicit_reward is a measure beside the loss, and no operation",
+    "GRPO-7": "no gradient is asked of advantages",
+    "GRPO-10": "it is a law of averages over a policy's own tokens",
+    "GRPO-24": "it is about grpo_total, which sums what the loss averages",
+    "GRPO-25": "it is about is_clipped, a measure beside the loss",
     "ROPE-5": "only a device without float64 shows it",
     "MOE-6": "which of equal scores comes first is not asked: torch.topk promises no order",
     "BLOCK-9": "the values of the recorded cases imply it",
