@@ -12,12 +12,12 @@ from minimind_ref.kit import vectors
 from minimind_ref.kit.examine import LEVELS_OF_EFFORT
 from minimind_ref.kit.grade import grade, write_cases
 from minimind_ref.kit.implementation import load
+from minimind_ref.kit.judging import verify
 from minimind_ref.kit.operation import LEVELS
 from minimind_ref.kit.process import program
 from minimind_ref.kit.registry import ALL, operation
 from minimind_ref.kit.report import Report
 from minimind_ref.kit.runner import SECONDS
-from minimind_ref.kit.verify import verify
 from minimind_ref.oracle.bounded import PROFILES
 
 EPILOG = (

@@ -15,11 +15,11 @@ from minimind_ref.kit import protocol, vectors
 from minimind_ref.kit.binding import NoAnswerError
 from minimind_ref.kit.case import Case
 from minimind_ref.kit.implementation import Implementation
+from minimind_ref.kit.judging import verify
 from minimind_ref.kit.operation import Operation
 from minimind_ref.kit.outcome import Outcome
 from minimind_ref.kit.registry import selected
 from minimind_ref.kit.report import Report
-from minimind_ref.kit.verify import verify
 
 
 def stem(folder: Path, case: Case, profile: str) -> Path:

@@ -1,21 +1,25 @@
-"""Where the golden vectors and the specifications are: in the checkout, or in the installed package."""
+"""Where the golden vectors and the specifications are: in the checkout, or where `pip install` put them."""
 
+import sys
 from pathlib import Path
 
 from minimind_ref.errors import UserError
 from minimind_ref.golden import definitions
 
-INSTALLED = Path(__file__).parent / "_data"
+PACKAGES = Path(__file__).parents[2]  # the checkout, or site-packages
+SHARED = Path("share") / "minimind_ref"
 
 
 def find() -> Path:
-    """Give the folder that has golden/ and specs/, or say how to get one."""
-    for root in (definitions.ROOT, INSTALLED):
-        if (root / "golden" / "manifest.json").exists() and (root / "specs").is_dir():
-            return root
+    """Give the folder that has golden/ and specs/: pyproject.toml installs them under share/ of the environment."""
+    prefixes = dict.fromkeys([Path(sys.prefix), *PACKAGES.parents])
+    places = [definitions.ROOT, *(prefix / SHARED for prefix in prefixes)]
+    for place in places:
+        if (place / "golden" / "manifest.json").exists() and (place / "specs").is_dir():
+            return place
     raise UserError(
-        f"golden/ and specs/ are neither in {definitions.ROOT} nor in {INSTALLED}: install from a checkout, "
-        "with pip install -e . or pip install ."
+        f"golden/ and specs/ are neither in {definitions.ROOT} nor in {Path(sys.prefix) / SHARED}: "
+        "install from a checkout, with pip install . or pip install -e ."
     )
 
 

@@ -5,17 +5,14 @@ expected failure where that was declared.  It works with any arguments, and with
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from minimind_ref.errors import UserError
-from minimind_ref.kit import report, text
-from minimind_ref.kit.implementation import load
-from minimind_ref.kit.report import Report, Verdict
-from minimind_ref.kit.verify import verify
+if TYPE_CHECKING:  # the plugin is loaded in every run of pytest: what it needs is imported when it is asked to judge
+    from minimind_ref.kit.report import Report, Verdict
 
-KEY = pytest.StashKey[Report]()
+KEY = pytest.StashKey["Report"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,15 +25,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection(session: pytest.Session) -> None:
     """Load the implementation before anything is collected, so that what is not found is one line."""
-    target = session.config.getoption("--minimind-impl")
-    if target and not hasattr(session.config, "workerinput"):
+    config = session.config
+    if target := config.getoption("--minimind-impl"):
+        from minimind_ref.errors import UserError
+        from minimind_ref.kit.implementation import load
+        from minimind_ref.kit.judging import verify
+
+        asked = config.getoption("--minimind-ops")
         try:
-            implementation = load(target)
+            ops = asked.split(",") if asked else None
+            config.stash[KEY] = verify(load(target), ops, config.getoption("--minimind-level"))
         except UserError as error:
             raise pytest.UsageError(f"--minimind-impl: {error}") from None
-        asked = session.config.getoption("--minimind-ops")
-        ops = asked.split(",") if asked else None
-        session.config.stash[KEY] = verify(implementation, ops, session.config.getoption("--minimind-level"))
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 class Clauses(pytest.Collector):
     """All clauses of one implementation."""
 
-    def __init__(self, *, report: Report, **options: Any) -> None:
+    def __init__(self, *, report: "Report", **options: Any) -> None:
         super().__init__(**options)
         self.report = report
 
@@ -63,12 +63,14 @@ class Clauses(pytest.Collector):
 class ClauseItem(pytest.Item):
     """One clause of one operation."""
 
-    def __init__(self, *, verdict: Verdict, **options: Any) -> None:
+    def __init__(self, *, verdict: "Verdict", **options: Any) -> None:
         super().__init__(**options)
         self.verdict = verdict
 
     def runtest(self) -> None:
         """Turn the verdict into pytest's."""
+        from minimind_ref.kit import report
+
         status = self.verdict.status
         if status in (report.NOT_RUN, report.CHOICE):
             pytest.skip(f"{status}: {self.verdict.detail}")
@@ -80,6 +82,8 @@ class ClauseItem(pytest.Item):
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
         """Show the kit's message and no traceback."""
         if isinstance(excinfo.value, ClauseError):
+            from minimind_ref.kit import text
+
             return "\n".join(text.explained([self.verdict]))
         return super().repr_failure(excinfo, style)
 
