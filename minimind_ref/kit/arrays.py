@@ -50,7 +50,7 @@ def widened(y: Any) -> Plain:
 def numpy_array(x: np.ndarray, dtype: str) -> np.ndarray:
     """Make a NumPy array; bfloat16 where ml_dtypes is installed."""
     if dtype == "bfloat16":
-        import ml_dtypes
+        import ml_dtypes  # type: ignore
 
         return x.astype(ml_dtypes.bfloat16)
     return x.astype(dtype)
@@ -80,8 +80,8 @@ def torch_library() -> Library:
 
 def jax_library() -> Library:
     """JAX, gradients by jax.vjp; float64 only where jax_enable_x64 is set."""
-    import jax
-    import jax.numpy as jnp
+    import jax  # type: ignore
+    import jax.numpy as jnp  # type: ignore
 
     def array(x: np.ndarray, dtype: str) -> Any:
         return jnp.asarray(x) if x.dtype.kind != "f" else jnp.asarray(x, dtype=dtype)
@@ -95,7 +95,7 @@ def jax_library() -> Library:
 
 def mlx_library() -> Library:
     """MLX, gradients by mx.vjp."""
-    import mlx.core as mx
+    import mlx.core as mx  # type: ignore
 
     def array(x: np.ndarray, dtype: str) -> Any:
         if x.dtype.kind != "f":

@@ -14,6 +14,7 @@ from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.operation import Operation
 from minimind_ref.kit.outcome import Outcome
 
+FINEST = 2.0**-30  # half the bits that a rounding to float32 loses, and room: a median error below is not float32's
 LEVELS_OF_EFFORT = {"quick": 1, "full": 6}  # how many seeds each generator is given
 
 
@@ -112,7 +113,7 @@ def computes_in_float32(asked: Sequence[tuple[Case, str, Outcome]]) -> bool:
     """
     wide = [(case, outcome) for case, profile, outcome in asked if profile == "float64" and not case.exact]
     basic = [pair for pair in wide if "BASIC" in pair[0].flags] or wide
-    if not basic or any(kept(case, outcome) for case, outcome in basic):
+    if not basic or any(kept(case, outcome) or fine(case, outcome) for case, outcome in basic):
         return False
     return all(kept(case, outcome) or float32_like(case, outcome) for case, outcome in wide)
 
@@ -121,6 +122,17 @@ def kept(case: Case, outcome: Outcome) -> bool:
     """Say whether the float64 answer is right in value and dtype."""
     judged = findings.judge(case, "float64", outcome, explicit=False, gradient=False)
     return all(finding.state != FAIL for finding in judged)
+
+
+def fine(case: Case, outcome: Outcome) -> bool:
+    """Say whether the answer has errors that are too small for float32 arithmetic: it is wrong, not coarse."""
+    relative = []
+    for name, expected in case.answer("float64")[0].items():
+        found, right = outcome.outputs.get(name), np.asarray(expected.value)
+        if found is not None and right.dtype.kind == "f" and np.shape(found.value) == right.shape:
+            sized = np.isfinite(right) & (right != 0)
+            relative += list(np.abs(np.asarray(found.value)[sized] - right[sized]) / np.abs(right[sized]))
+    return bool(relative) and float(np.median(relative)) < FINEST
 
 
 def float32_like(case: Case, outcome: Outcome) -> bool:

@@ -39,7 +39,8 @@ def judge(case: Case, profile: str, outcome: Outcome, *, explicit: bool, gradien
 
     def add(part: str, state: str, clauses: tuple[str, ...], text: str = "", comparison: Comparison = NOTHING_WRONG):
         kept = tuple(c for c in clauses if c not in op.narrow or profile in NARROW)
-        kept = (op.formula,) if state == FAIL and not kept else kept
+        if state == FAIL and (part == "dtype" or not kept):
+            kept = clauses if part == "dtype" else (op.formula,)
         found.append(Finding(case, profile, part, state, kept, text or comparison.text, comparison, outcome))
 
     if outcome.problem:
@@ -76,10 +77,14 @@ def pulled(case: Case, outcome: Outcome, gradients: Results, add: Any) -> None:
     else:
         for name, expected in gradients.items():
             seen = compare(f"gradient of {name}", outcome.gradients[name], expected)
-            own = tuple(
-                c for c in backward if name.split(".")[0] in case.operation.of_input.get(c, (name.split(".")[0],))
-            )
-            add(f"gradient {name}", PASS if seen.good else FAIL, own or backward, comparison=seen)
+            add(f"gradient {name}", PASS if seen.good else FAIL, of_input(case, name, backward), comparison=seen)
+
+
+def of_input(case: Case, name: str, clauses: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the clauses that speak for the gradient of this input, else one of the operation's that does."""
+    first, op = name.split(".")[0], case.operation
+    own = tuple(c for c in clauses if first in op.of_input.get(c, (first,)))
+    return own or tuple(c for c in op.backward if first in op.of_input.get(c, (first,)))[:1] or clauses
 
 
 def owners(case: Case, half: str) -> tuple[str, ...]:

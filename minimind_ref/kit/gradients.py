@@ -26,7 +26,7 @@ def torch_gradient(run: Run, wanted: list[Any], cotangents: list[Any]) -> list[A
 
 def jax_gradient(run: Run, wanted: list[Any], cotangents: list[Any]) -> list[Any]:
     """jax.vjp."""
-    import jax
+    import jax  # type: ignore
 
     outputs, pull = jax.vjp(run, wanted)
     return pull([c.astype(y.dtype) for y, c in zip(outputs, cotangents, strict=True)])[0]
@@ -34,7 +34,7 @@ def jax_gradient(run: Run, wanted: list[Any], cotangents: list[Any]) -> list[Any
 
 def mlx_gradient(run: Run, wanted: list[Any], cotangents: list[Any]) -> list[Any]:
     """mx.vjp."""
-    import mlx.core as mx
+    import mlx.core as mx  # type: ignore
 
     _, found = mx.vjp(lambda *sources: run(list(sources)), wanted, cotangents)
     return list(found)

@@ -1,6 +1,5 @@
 """Our own faces as implementations: `python -m minimind_ref.kit run minimind_ref.kit.ours:torch_faces`."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,26 +22,27 @@ def adamw_step(param: Any, grad: Any, mean: Any, square: Any, *, step: int, **op
     return new, after.mean, after.square
 
 
-def clip_grad_norm(gradients: list[Any], max_norm: float) -> tuple[list[Any], Any]:
-    """Clip copies in place, as `clip_grad_norm_` does parameters' gradients."""
-    held = [SimpleNamespace(grad=None if g is None else g.clone()) for g in gradients]
-    norm = grad_clip.clip_grad_norm_(held, max_norm)  # type: ignore[arg-type]
-    return [parameter.grad for parameter in held], norm
-
-
-def optimizer_with(gradients: list[Any]) -> torch.optim.Optimizer:
-    """Hold gradients in an optimizer, whose steps change nothing."""
-    parameters = [nn.Parameter(torch.zeros_like(g)) for g in gradients]
+def holding(gradients: list[Any]) -> list[nn.Parameter]:
+    """Make parameters that hold copies of these gradients."""
+    parameters = [nn.Parameter(torch.zeros(1) if g is None else torch.zeros_like(g)) for g in gradients]
     for parameter, g in zip(parameters, gradients, strict=True):
-        parameter.grad = g.clone()
-    return torch.optim.SGD(parameters, lr=0.0)
+        parameter.grad = None if g is None else g.clone()
+    return parameters
+
+
+def clip_grad_norm(gradients: list[Any], max_norm: float) -> tuple[list[Any], Any]:
+    """Clip in place, as `clip_grad_norm_` does."""
+    parameters = holding(gradients)
+    norm = grad_clip.clip_grad_norm_(parameters, max_norm)
+    return [parameter.grad for parameter in parameters], norm
 
 
 def drive_scaler(overflows: Any, **settings: Any) -> list[float]:
     """Drive `GradScaler` through windows, each with one gradient that overflowed or not."""
     scaler, scales = grad_scaler.GradScaler(**settings), []
     for overflow in overflows.tolist():
-        optimizer = optimizer_with([torch.tensor([float("inf") if overflow else 1.0])])
+        gradient = torch.tensor([float("inf") if overflow else 1.0])
+        optimizer = torch.optim.SGD(holding([gradient]), lr=0.0)
         scaler.unscale_(optimizer)
         scaler.step(optimizer)
         scaler.update()
@@ -52,7 +52,7 @@ def drive_scaler(overflows: Any, **settings: Any) -> list[float]:
 
 def unscale(gradients: list[Any], *, scale: float) -> tuple[list[Any], bool]:
     """Unscale gradients that an optimizer holds."""
-    scaler, optimizer = grad_scaler.GradScaler(init_scale=scale), optimizer_with(gradients)
+    scaler, optimizer = grad_scaler.GradScaler(init_scale=scale), torch.optim.SGD(holding(gradients), lr=0.0)
     scaler.unscale_(optimizer)
     found = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
     return found, scaler.found_overflow(optimizer)
@@ -64,7 +64,7 @@ def tokenizer_of(vocab: dict[str, int], merges: Any, special_tokens: Any = ()) -
     from minimind_ref.golden.texts import written
 
     special = list(special_tokens) or [t for t in vocab if t.startswith("<|") and t.endswith("|>")]
-    return Tokenizer.from_text(written(vocab, [list(pair) for pair in merges], special))
+    return Tokenizer.from_text(written(vocab, [(left, right) for left, right in merges], special))
 
 
 def encode(text: str, vocab: dict[str, int], merges: Any) -> list[int]:

@@ -34,7 +34,7 @@ def pytest_collection(session: pytest.Session) -> None:
         asked = config.getoption("--minimind-ops")
         try:
             ops = asked.split(",") if asked else None
-            config.stash[KEY] = verify(load(target), ops, config.getoption("--minimind-level"))
+            config.stash[KEY] = verify(load(target), ops, str(config.getoption("--minimind-level")))
         except UserError as error:
             raise pytest.UsageError(f"--minimind-impl: {error}") from None
 

@@ -72,10 +72,10 @@ class LocalRunner:
         except (CannotExpressError, OtherChoiceError) as error:
             raise NoAnswerError(str(error)) from None
         ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
-        if ran.error is not None:
+        if isinstance(ran.error, Exception):
             raise ran.error
         if ran.problem:
-            raise TimeoutError(ran.text)
+            raise RuntimeError(ran.text)
         return plainly(ran.value, library)
 
     def call(self, case: Case, function: Callable[..., Any], inputs: dict[str, Any], profile: str) -> Call:

@@ -21,15 +21,21 @@ CALLED = {  # operation -> what the known bugs call it, where that is another na
 ROOM = 4  # bounds by which two computations of the same wrong formula may be apart
 
 
-def suspect(operation: Operation, found: list[Finding]) -> Mutant | None:
-    """Give the known bug that explains most of the failing cases, at least half of them, and most of the good ones."""
+def suspect(operation: Operation, found: list[Finding]) -> tuple[Mutant | None, str]:
+    """Give the known bug that explains most of the failing cases, at least half of them, and most of the good ones.
+
+    Beside it stands how the kit calls it: as it is where it explains them all, "in part …" otherwise.
+    """
     failing, good = questions(found, FAIL), questions(found, PASS)
     scores = []
     for mutant in of(operation) if failing else ():
         explained = sum(explains(mutant, finding) for finding in failing)
         if 2 * explained >= len(failing):
             scores.append((explained, sum(explains(mutant, finding) for finding in good), mutant))
-    return max(scores, key=lambda score: score[:2])[2] if scores else None
+    if not scores:
+        return None, ""
+    explained, _, bug = max(scores, key=lambda score: score[:2])
+    return bug, str(bug) if explained == len(failing) else f"in part {bug}"
 
 
 def of(operation: Operation) -> list[Mutant]:
@@ -43,11 +49,6 @@ def implementation_of(operation: Operation, mutant: Mutant) -> Implementation:
     made = Implementation(mutant.id, arrays="numpy", profiles=["float64"])
     made.op(operation.name, conventions.public(operation.name, mutant.function), vjp=mutant.vjp)
     return made
-
-
-def name(mutant: Mutant | None) -> str:
-    """Write a known bug down: its id, what it is, and where it was seen."""
-    return "" if mutant is None else str(mutant)
 
 
 def questions(found: list[Finding], state: str) -> list[Finding]:

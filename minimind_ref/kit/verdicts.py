@@ -22,7 +22,7 @@ def of(operation: Operation, examined: Examined, session: Session, failed: set[s
         for clause in finding.clauses:
             by_clause[clause].append(finding)
     blockers = [name for name in operation.needs if name in failed]
-    bug = suspects.suspect(operation, examined.found)
+    suspicion = suspects.suspect(operation, examined.found)
     verdicts = []
     for clause in responsible(operation):
         level = operation.level_of(clause)
@@ -30,7 +30,7 @@ def of(operation: Operation, examined: Examined, session: Session, failed: set[s
             continue
         found = by_clause.get(clause, [])
         status, detail = decide(operation, clause, found, examined, session)
-        failure = smallest(found, session, bug) if status == report.FAIL else None
+        failure = smallest(found, session, suspicion) if status == report.FAIL else None
         if status == report.FAIL and blockers:
             status, detail = report.BLOCKED, f"{', '.join(blockers)} failed: mend that first"
         excuse = session.implementation.expected_failures.get(clause)
@@ -78,15 +78,15 @@ def decide(
     return report.NOT_RUN, unshown.reason(operation, clause, session.profiles)
 
 
-def smallest(found: list[Finding], session: Session, bug: Mutant | None) -> Failure:
+def smallest(found: list[Finding], session: Session, suspicion: tuple[Mutant | None, str]) -> Failure:
     """Show the failing case with the fewest numbers, in the widest profile."""
     bad = [finding for finding in found if finding.state == findings.FAIL]
     worst = min(bad, key=lambda f: (f.part in ("dtype", "inputs"), f.case.size, ORDER.index(f.profile)))
-    seen = worst.comparison
+    seen, (bug, called) = worst.comparison, suspicion
     return Failure(
         case=worst.case.id, why=worst.case.why, profile=worst.profile, part=worst.part, message=worst.text,
         expected=seen.expected, got=seen.got, bound=seen.bound, ratio=seen.ratio, printed=worst.outcome.printed,
-        reproduction=again(worst, session), looks_like=suspects.name(bug),
+        reproduction=again(worst, session), looks_like=called,
         owner=bug.owner if bug else "", link=worst.case.link,
     )  # fmt: skip
 
