@@ -345,6 +345,11 @@ def test_a_missing_argument_is_not_implemented():
     assert not report.passed
 
 
+def test_a_law_that_needs_a_missing_argument_is_not_implemented():
+    report = check("rms_norm", lambda x, weight: x, levels=["Forward"])
+    assert {verdict.status for verdict in report.verdicts} == {"NOT IMPLEMENTED", "NOT RUN"}
+
+
 # --- choices, expected failures, blocked
 
 

@@ -21,7 +21,11 @@ class OtherChoiceError(Exception):
 
 
 class NoAnswerError(Exception):
-    """A law cannot be put to the function: it has no argument for it, or takes another option."""
+    """A law cannot be put to the function: it has no argument for it, or (`choice`) takes another option."""
+
+    def __init__(self, text: str, *, choice: bool = False) -> None:
+        super().__init__(text)
+        self.choice = choice
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def verdict(check: Callable[..., str | None], implementation: Callable[..., Any]
         with np.errstate(all="ignore"):
             complaint = check(implementation)
     except NoAnswerError as error:
-        return findings.CHOICE if "takes" in str(error) else findings.MISSING, str(error)
+        return findings.CHOICE if error.choice else findings.MISSING, str(error)
     except Exception as error:
         said = " ".join(str(error).split())[:300]
         return findings.FAIL, f"raised {type(error).__name__}: {said}"

@@ -142,7 +142,8 @@ class ProcessRunner:
         case = Case(f"{operation.name}/law", operation, (), "", inputs, rest, known[0].outputs, lambda _: ({}, {}))
         found = self.ask(case, profile, gradient=False)
         if found.problem:
-            raise NoAnswerError(found.text) if found.problem in ("cannot", "choice") else RuntimeError(found.text)
+            unasked = found.problem in ("cannot", "choice")
+            raise NoAnswerError(found.text, choice=found.problem == "choice") if unasked else RuntimeError(found.text)
         values = [found.outputs[name].value for name in case.outputs]
         return values[0] if len(values) == 1 else tuple(values)
 

@@ -118,7 +118,7 @@ def one(node: Any, kept: dict[str, Any]) -> Result:
         try:
             array = np.array(values).reshape(node["shape"])
         except (ValueError, TypeError) as error:
-            raise NonsenseError(f"a tensor on the spot cannot be read: {error}") from None
+            raise NonsenseError(f"a tensor's values cannot be read: {error}") from None
         dtype = node.get("dtype", str(array.dtype))
         return Result(array.astype(np.float64) if "float" in str(dtype) else array, dtype)
     return Result(np.asarray(node)) if isinstance(node, bool | int | float) else Result(node)

@@ -70,7 +70,7 @@ class LocalRunner:
         try:
             call = bind(operation, function, made, self.implementation.fixed(name))
         except (CannotExpressError, OtherChoiceError) as error:
-            raise NoAnswerError(str(error)) from None
+            raise NoAnswerError(str(error), choice=isinstance(error, OtherChoiceError)) from None
         ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
         if isinstance(ran.error, Exception):
             raise ran.error
