@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minimind_ref.kit import findings, generated, lawful, vectors
+from minimind_ref.kit import behaviours, findings, generated, lawful, vectors
 from minimind_ref.kit.case import Case, Expected, by_oracle
 from minimind_ref.kit.compare import compare
 from minimind_ref.kit.findings import FAIL, Finding
@@ -95,6 +95,8 @@ def examine(operation: Operation, session: Session) -> Examined:
             )
     if live and not examined.stopped:
         examined.found += lawful.ask(operation, session)
+    choices = session.implementation.choices
+    examined.found = [behaviours.excused(finding, choices) for finding in examined.found]
     if any(finding.outcome.printed for finding in examined.found):
         examined.notes.append(f"{operation.name} prints")
     return examined

@@ -10,7 +10,8 @@ from minimind_ref.kit.compare import Comparison, compare
 from minimind_ref.kit.outcome import Outcome, Result
 
 NARROW = ("bfloat16", "float16")
-PASS, FAIL, MISSING, CHOICE, SKIPPED = "pass", "fail", "missing", "choice", "skipped"
+PASS, FAIL, MISSING, SKIPPED = "pass", "fail", "missing", "skipped"
+CHOICE, EXCUSED = "choice", "excused"  # about an option that is not taken; a failure that a declared option is
 STATES = {"cannot": MISSING, "choice": CHOICE, "profile": SKIPPED, "raised": FAIL, "timeout": FAIL, "type": FAIL}
 
 NOTHING_WRONG, NO_OUTCOME = Comparison(), Outcome()

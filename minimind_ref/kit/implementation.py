@@ -3,14 +3,16 @@
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from minimind_ref.errors import UserError
 from minimind_ref.kit.arrays import Library, library
+from minimind_ref.kit.behaviours import KEYS
 from minimind_ref.kit.operation import LEVELS
-from minimind_ref.kit.registry import operation
+from minimind_ref.kit.registry import OPERATIONS, operation
 from minimind_ref.oracle.bounded import PROFILES
 
 Function = Callable[..., Any]
@@ -41,6 +43,8 @@ class Implementation:
         self.profiles = None if profiles is None else tuple(profiles)
         self.levels = LEVELS if levels is None else tuple(levels)
         self.choices, self.expected_failures = dict(choices or {}), dict(expected_failures or {})
+        for key, option in self.choices.items():
+            known_choice(key, option)
         self.functions: dict[str, Function] = {}
         self.vjps: dict[str, Function] = {}
 
@@ -77,6 +81,20 @@ class Implementation:
         """Give the arguments of an operation to which the implementation is fixed."""
         prefix = f"{name}."
         return {key[len(prefix) :]: x for key, x in self.choices.items() if key.startswith(prefix)}
+
+
+def known_choice(key: str, option: Any) -> None:
+    """Refuse a choice that no operation has."""
+    if key in KEYS:
+        if option not in KEYS[key]:
+            raise UserError(f"choices has {key}={option!r} but the option is {' or '.join(map(repr, KEYS[key]))}")
+        return
+    name, _, argument = key.rpartition(".")
+    if name not in OPERATIONS or argument not in OPERATIONS[name].choices:
+        known = [*KEYS, *(f"{entry.name}.{choice}" for entry in OPERATIONS.values() for choice in entry.choices)]
+        near = get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise UserError(f"choices has {key!r}, which no operation has; {hint}")
 
 
 def load(target: str) -> Implementation:

@@ -11,6 +11,8 @@ def _ids(prefix: str, *numbers: int) -> tuple[str, ...]:
 
 
 ALL_OUTPUTS = ("*",)
+POLICY, REFERENCE = ("policy_chosen", "policy_rejected"), ("reference_chosen", "reference_rejected")
+CONSTANTS = ("old_logp", "reference_logp", "advantages")
 ALL = (
     Operation(
         "rms_norm", "rms_norm", "rms_norm", "Forward", backward=_ids("RMS_NORM", 10, 11, 12),
@@ -86,7 +88,8 @@ ALL = (
         narrow=_ids("DPO", 18), wide=ALL_OUTPUTS, choices=("reduction",),
     ),
     Operation(
-        "dpo_loss", "dpo", "dpo_loss", "Alignment", backward=_ids("DPO", 12), both=_ids("DPO", 11, 16), dtype="DPO-18",
+        "dpo_loss", "dpo", "dpo_loss", "Alignment", backward=_ids("DPO", 11, 12), both=_ids("DPO", 16), dtype="DPO-18",
+        of_input={"DPO-11": REFERENCE, "DPO-12": POLICY, "DPO-16": POLICY},
         narrow=_ids("DPO", 18), wide=ALL_OUTPUTS, choices=("form", "label_smoothing"), needs=("sequence_logp",),
     ),
     Operation(
@@ -94,11 +97,13 @@ ALL = (
         wide=ALL_OUTPUTS, choices=("ddof", "scale"),
     ),
     Operation(
-        "kl_k3", "grpo", "kl_k3", "Alignment", backward=_ids("GRPO", 9), both=_ids("GRPO", 17), dtype="GRPO-28",
+        "kl_k3", "grpo", "kl_k3", "Alignment", backward=_ids("GRPO", 9, 17), dtype="GRPO-28",
+        of_input={"GRPO-9": ("logp",), "GRPO-17": ("reference_logp",)},
         narrow=_ids("GRPO", 28), wide=ALL_OUTPUTS,
     ),
     Operation(
-        "grpo_loss", "grpo", "grpo_loss", "Alignment", backward=_ids("GRPO", 13, 16, 27), both=_ids("GRPO", 15, 17, 19),
+        "grpo_loss", "grpo", "grpo_loss", "Alignment", backward=_ids("GRPO", 13, 17, 27), both=_ids("GRPO", 15, 16, 19),
+        of_input={f"GRPO-{n}": ("logp",) for n in (13, 15, 16, 19, 27)} | {"GRPO-17": CONSTANTS},
         dtype="GRPO-28", narrow=_ids("GRPO", 28), wide=ALL_OUTPUTS, choices=("form", "normalise"), needs=("kl_k3",),
     ),
     Operation("answer_mask", "grpo", "answer_mask", "Alignment"),

@@ -67,8 +67,8 @@ def decide(
         return report.MISSING, f"there is no {operation.name}"
     states = {finding.state for finding in found}
     for state, status in (
-        (findings.FAIL, report.FAIL), (findings.PASS, report.PASS), (findings.MISSING, report.MISSING),
-        (findings.CHOICE, report.CHOICE),
+        (findings.FAIL, report.FAIL), (findings.EXCUSED, report.CHOICE), (findings.PASS, report.PASS),
+        (findings.MISSING, report.MISSING), (findings.CHOICE, report.CHOICE),
     ):  # fmt: skip
         if state in states:
             text = next(f.text for f in found if f.state == state)
