@@ -131,6 +131,7 @@ def test_a_program_is_judged_with_its_gradients_in_both_precisions():
     "fault, said",
     [
         ("dies", "died with exit status 1, saying 'out of memory'"),
+        ("closes", "closed its output"),
         ("nonsense", "answered no JSON: 'y = [0.5, 0.25]'"),
         ("error", "answered the error 'no kernel for this shape'"),
         ("lacking", "its outputs lack y"),
@@ -153,6 +154,13 @@ def test_a_program_that_has_no_such_argument_has_not_implemented_it():
 def test_a_silent_program_gets_a_verdict():
     report = judged("silent", seconds=1.0)
     assert not report.passed and "did not answer within 1 s" in str(report)
+
+
+def test_a_program_that_stops_reading_gets_a_verdict():
+    code = "import sys, time; sys.stdin.readline(); print('{\\"ops\\": [\\"bpe.encode\\"]}', flush=True); time.sleep(60)"
+    with program(shlex.join([sys.executable, "-c", code]), None, 1.0) as (implementation, asking):
+        report = verify(implementation, ["bpe.encode"], runner=asking)  # its vocabulary does not fit into a pipe
+    assert "did not answer within 1 s" in str(report)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Asks an implementation in this process; another runner asks a process (process.py) or reads files (grade.py)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from minimind_ref.kit import guard, trees
+from minimind_ref.kit import guard, pulling, trees
 from minimind_ref.kit.arrays import Library
 from minimind_ref.kit.binding import Call, CannotExpressError, NoAnswerError, OtherChoiceError, bind
 from minimind_ref.kit.case import Case
@@ -78,9 +80,12 @@ class LocalRunner:
             raise RuntimeError(ran.text)
         return plainly(ran.value, library)
 
-    def call(self, case: Case, function: Callable[..., Any], inputs: dict[str, Any], profile: str) -> Call:
-        """Make the arguments of a call, arrays in the library's own kind."""
-        made = trees.map_named(lambda n, x: self.argument(case, n, x, profile), inputs)
+    def call(
+        self, case: Case, function: Callable[..., Any], inputs: dict[str, Any], profile: str,
+        given: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Call:  # fmt: skip
+        """Make the arguments of a call, arrays in the library's own kind; `given` ones are taken as they are."""
+        made = trees.map_named(lambda n, x: given[n] if n in given else self.argument(case, n, x, profile), inputs)
         fixed = self.implementation.fixed(case.operation.name)
         return bind(case.operation, function, made | case.parameters, fixed)
 
@@ -101,60 +106,21 @@ class LocalRunner:
     ) -> Outcome:
         """Add the gradients of the floating inputs, or say why there are none."""
         library, (inputs, _) = self.implementation.library, case.stored(profile)
+        names = tuple(case.answer(profile)[1])
         along = {n: library.make(c, profile) for n, c in cotangent.items()}
-        supplied = self.implementation.vjps.get(case.operation.name)
-        if supplied is not None:
-            fresh = self.call(case, supplied, inputs, profile)
-            both = next(iter(along.values())) if len(along) == 1 else tuple(along.values())
-            pull = lambda: supplied(*fresh.positional.values(), **fresh.keyword, cotangent=both)  # noqa: E731
+        vjp = self.implementation.vjps.get(case.operation.name)
+        if vjp is not None:
+            own = self.call(case, vjp, inputs, profile)
+            pull = partial(pulling.supplied, vjp, list(own.positional.values()), own.keyword, along)
         else:
-            pull = self.differentiated(library, case, profile, function, inputs, along)
-        ran = guard.run(pull, self.seconds)
-        text, problem, gradients = ran.text, ran.problem, None
-        if not problem:
-            try:
-                gradients = _gradients(ran.value, tuple(case.answer(profile)[1]), library)
-            except WrongShapeError as error:
-                problem, text = "type", str(error)
-        return Outcome(
-            outcome.outputs, gradients, gradient_problem=problem, gradient_text=text,
-            printed=outcome.printed + ran.printed, changed=outcome.changed,
-        )  # fmt: skip
+            sources = {n: self.argument(case, n, x, profile) for n, x in trees.leaves(inputs) if n in names}
 
-    def differentiated(
-        self, library: Library, case: Case, profile: str, function: Callable[..., Any], inputs: dict[str, Any],
-        along: dict[str, Any],
-    ) -> Callable[[], list[Any]]:  # fmt: skip
-        """Prepare the library's own differentiation with respect to the floating inputs that have a gradient."""
-        assert library.gradient is not None
-        wanted = list(case.answer(profile)[1])
-        arrays = {n: self.argument(case, n, x, profile) for n, x in trees.leaves(inputs) if n in wanted}
+            def again(given: dict[str, Any]) -> Any:
+                call = self.call(case, function, inputs, profile, given)
+                return function(*call.positional.values(), **call.keyword)
 
-        def run(sources: list[Any]) -> list[Any]:
-            given = dict(zip(wanted, sources, strict=True))
-            made = trees.map_named(lambda n, x: given.get(n, self.argument(case, n, x, profile)), inputs)
-            call = bind(
-                case.operation, function, made | case.parameters, self.implementation.fixed(case.operation.name)
-            )
-            returned = function(*call.positional.values(), **call.keyword)
-            found = named(returned, case.outputs, library)
-            return [found[name] for name in along]
-
-        return lambda: library.gradient(run, [arrays[n] for n in wanted], list(along.values()))  # type: ignore[misc]
-
-
-def _gradients(found: Any, names: tuple[str, ...], library: Library) -> dict[str, Any]:
-    """Name the gradients, in the order of the floating inputs."""
-    listed = [found] if library.holds(found) else [x for x in _flat(found, library) if x is not None]
-    if len(listed) != len(names):
-        raise WrongShapeError(f"gave {len(listed)} gradients but there are {len(names)}: {', '.join(names)}")
-    return {name: result(g, library) for name, g in zip(names, listed, strict=True)}
-
-
-def _flat(x: Any, library: Library) -> list[Any]:
-    if not library.holds(x) and isinstance(x, dict | tuple | list):
-        return [leaf for part in (x.values() if isinstance(x, dict) else x) for leaf in _flat(part, library)]
-    return [x]
+            pull = partial(pulling.differentiated, library, case, again, {n: sources[n] for n in names}, along)
+        return pulling.added(outcome, guard.run(pull, self.seconds), names, library)
 
 
 def plainly(x: Any, library: Library) -> Any:

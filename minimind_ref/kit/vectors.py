@@ -8,7 +8,7 @@ import numpy as np
 
 from minimind_ref.golden import files, safetensors
 from minimind_ref.golden.folder import read_json
-from minimind_ref.kit import conventions, home
+from minimind_ref.kit import adaptations, home
 from minimind_ref.kit.case import ORDER, Answers, Case, Expected, Results
 from minimind_ref.kit.operation import Operation
 
@@ -42,7 +42,7 @@ def read(operation: Operation, node: dict[str, Any]) -> Case:
     built = node | {"inputs": files.build(node["inputs"])}
     if "gradients" in node:
         built["cotangent"] = files.build(node["gradients"]["cotangent"])
-    built = conventions.adapt(operation.name, built)
+    built = adaptations.adapt(operation.name, built)
     exact = built.get("fixed")
 
     @cache

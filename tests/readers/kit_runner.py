@@ -1,6 +1,7 @@
 """A program that the kit judges over stdin and stdout: rms_norm in NumPy, and on request what programs do wrong."""
 
 import json
+import os
 import sys
 import time
 
@@ -60,6 +61,9 @@ def main(fault):
         elif fault == "nonsense":
             print("y = [0.5, 0.25]", flush=True)
         elif fault == "silent":
+            time.sleep(60)
+        elif fault == "closes":
+            os.close(1)
             time.sleep(60)
         elif fault == "error":
             print(json.dumps({"id": asked["id"], "error": "no kernel for this shape"}), flush=True)

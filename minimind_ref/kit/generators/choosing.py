@@ -47,5 +47,5 @@ def by_mass(s: Seeds) -> Drawn:
     """Uniform numbers all over [0, 1), and a token of mass 0."""
     logits = s.draw(7, 5, scale=2.0)
     logits[:, 2] = -np.inf
-    uniform = np.abs(s.draw(7, structure="uniform"))
+    uniform = np.abs(s.draw(7, scale=0.875, structure="uniform"))  # below 1 in every precision
     return Drawn({"logits": logits, "uniform": uniform}, {}, ("token",))

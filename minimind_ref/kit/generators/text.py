@@ -1,7 +1,7 @@
 """Cases of tokenizer, chat template and packing: equal or wrong, whatever the precision."""
 
 from minimind_ref.golden.generator import draw_integers
-from minimind_ref.kit.conventions import read_tokenizer
+from minimind_ref.kit.adaptations import read_tokenizer
 from minimind_ref.kit.generated import Drawn, Seeds, generator
 
 PARTS = [
