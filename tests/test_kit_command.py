@@ -157,7 +157,8 @@ def test_a_silent_program_gets_a_verdict():
 
 
 def test_a_program_that_stops_reading_gets_a_verdict():
-    code = "import sys, time; sys.stdin.readline(); print('{\\"ops\\": [\\"bpe.encode\\"]}', flush=True); time.sleep(60)"
+    greeting = json.dumps({"ops": ["bpe.encode"]})
+    code = f"import sys, time; sys.stdin.readline(); print({greeting!r}, flush=True); time.sleep(60)"
     with program(shlex.join([sys.executable, "-c", code]), None, 1.0) as (implementation, asking):
         report = verify(implementation, ["bpe.encode"], runner=asking)  # its vocabulary does not fit into a pipe
     assert "did not answer within 1 s" in str(report)

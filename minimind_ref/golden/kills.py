@@ -15,15 +15,24 @@ from minimind_ref.kit.mutant import Mutant, load_mutants
 
 NARROW = {"float32": np.float32, "float16": np.float16}  # NumPy has no bfloat16
 Case = dict[str, Any]
+Results = dict[str, Any]  # by name
 Tensors = dict[str, np.ndarray]  # of the safetensors file
 
 
 def kills(component: str, cases: list[Case], tensors: Tensors) -> dict[str, list[str]]:
     """Give for each case, by id, the mutants that it rejects."""
-    mutants, found = load_mutants(component).values(), {}
+    return {i: list(said) for i, said in rejections(component, cases, tensors).items()}
+
+
+def rejections(component: str, cases: list[Case], tensors: Tensors) -> dict[str, dict[str, str]]:
+    """Give for each case what it says of each mutant that it rejects."""
+    found: dict[str, dict[str, str]] = {}
     for case in cases:
         case = case | {"inputs": files.attach(case["inputs"], tensors)}
-        found[case["id"]] = [m.id for m in mutants if any(complaint(case, m, p, tensors) for p in profiles(case, m))]
+        said = found[case["id"]] = {}
+        for m in load_mutants(component).values():
+            texts = [text for p in profiles(case, m) if (text := complaint(case, m, p, tensors))]
+            said |= {m.id: texts[0]} if texts else {}
     return found
 
 
@@ -32,13 +41,19 @@ def profiles(case: Case, mutant: Mutant) -> list[str]:
     return [p for p in ("float64", *(NARROW if mutant.narrow else ())) if p in case["bound"]]
 
 
-def complaint(case: Case, mutant: Mutant, profile: str, tensors: Tensors, *, factor: float = 1.0) -> str | None:
-    """Say which result of a mutant is outside the bound (times `factor`), or None where the case accepts it."""
+def complaint(case: Case, mutant: Mutant, profile: str, tensors: Tensors) -> str | None:
+    """Say which result of a mutant is outside its bound, or None where the case accepts it."""
     if case["op"] != golden_op(mutant):
         return None
-    outputs, gradients = run(case, mutant, profile)
-    for part, results in ((case, outputs), (case.get("gradients"), gradients)):
-        for name, result in results.items():
+    return judged(case, run(case, mutant, profile), profile, tensors)
+
+
+def judged(
+    case: Case, results: tuple[Results, Results], profile: str, tensors: Tensors, factor: float = 1.0
+) -> str | None:
+    """Hold outputs and gradients against what a case expects, its bounds multiplied by `factor`."""
+    for part, found in ((case, results[0]), (case.get("gradients"), results[1])):
+        for name, result in found.items():
             if part and (wrong := outside(part, name, result, profile, tensors, factor)):
                 return f"{case['id']} in {profile}: {'gradient of ' * (part is not case)}{wrong}"
     return None
@@ -49,7 +64,7 @@ def golden_op(mutant: Mutant) -> str:
     return {"pieces": "split"}.get(mutant.called, mutant.called)
 
 
-def run(case: Case, mutant: Mutant, profile: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(case: Case, mutant: Mutant, profile: str) -> tuple[Results, Results]:
     """Run a mutant on the inputs as a profile stores them; gradients only where it has a vjp of its own."""
     component, dtype = mutant.component, NARROW.get(profile, np.float64) if mutant.narrow else np.float64
     inputs, cotangents = (

@@ -55,6 +55,27 @@ def unknown_scaling_is_refused(rope_frequencies: Implementation) -> str | None:
     return not_refused("scaling type 'llama3'", rope_frequencies, 16, theta=1e4, scaling=scaling)
 
 
+@law("clip_grad_norm", "GRAD_CLIP-5")
+def missing_gradients_stay_missing(clip_grad_norm: Implementation) -> str | None:
+    """Clip a list that has a None in it."""
+    clipped, norm = clip_grad_norm([draw(2003, (5,)), None, draw(2004, (2,))], 0.5)
+    if clipped[1] is not None or clipped[0] is None or clipped[2] is None:
+        return "a gradient of None did not stay None"
+    return None if np.isfinite(norm) else f"the norm beside a None is {norm}"
+
+
+@law("clip_grad_norm", "GRAD_CLIP-6")
+def infinite_norm_scales_nothing(clip_grad_norm: Implementation) -> str | None:
+    """Clip gradients with one infinity: the definition is for finite ones, so no case can."""
+    gradients = [draw(2005, (5,)), np.array([1.5, np.inf, -0.75])]
+    with np.errstate(all="ignore"):
+        clipped, norm = clip_grad_norm(gradients, 1.0)
+    if norm != np.inf:
+        return f"the norm of an infinite gradient is {norm}"
+    same = all(np.array_equal(a, b) for a, b in zip(clipped, gradients, strict=True))
+    return None if same else "gradients of infinite norm were changed"
+
+
 def not_refused(what: str, function: Implementation, *arguments: Any, **options: Any) -> str | None:
     """Say that a call returned, or raised something else, where a ValueError must refuse it."""
     try:
