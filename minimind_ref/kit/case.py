@@ -120,4 +120,4 @@ def expected(y: Any) -> Expected:
         return Expected(value(y), bound(y) if kind == "f" or np.isinf(bound(y)).any() else None)
     if trees.is_floating(y) or isinstance(y, float):
         return Expected(np.asarray(y), np.zeros(np.shape(y)))
-    return Expected(np.asarray(y) if hasattr(y, "dtype") else y)
+    return Expected(np.asarray(y) if hasattr(y, "dtype") or isinstance(y, bool | int) else y)

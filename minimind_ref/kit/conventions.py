@@ -92,7 +92,7 @@ def network(function: Function) -> Function:
         segment_ids: Any = None, cache: Any = None,
     ) -> tuple[Any, Any]:  # fmt: skip
         rows = {"attention_mask": attention_mask, "position_ids": position_ids, "segment_ids": segment_ids}
-        return function(parameters, input_ids, config, **rows, cache=cache)[:2]
+        return function(parameters, input_ids, config, **given(rows | {"cache": cache}))[:2]
 
     return logits
 
@@ -106,9 +106,14 @@ def loss_alone(function: Function) -> Function:
     ) -> Any:  # fmt: skip
         rows = {"attention_mask": attention_mask, "position_ids": position_ids, "segment_ids": segment_ids}
         weights = {"normaliser": normaliser, "aux_weight": aux_weight}
-        return function(parameters, input_ids, labels, config, **weights, **rows)[0]
+        return function(parameters, input_ids, labels, config, **weights, **given(rows))[0]
 
     return loss
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is None."""
+    return {name: x for name, x in options.items() if x is not None}
 
 
 def trained(function: Function) -> Function:

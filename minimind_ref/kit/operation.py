@@ -24,7 +24,8 @@ class Operation:
     which clause a wrong dtype or a changed input breaks.  `wide` names what stays float32 where the rest is narrow;
     `of_input` says of which inputs' gradients a clause speaks, where not of all.
     `choices` are the arguments that name a choice between good implementations: an implementation may be fixed to one.
-    `needs` are the operations that it is composed of.
+    `needs` are the operations that it is composed of.  An `optional` one stands beside another that shows most of its
+    clauses: where it is absent, only the others count against an implementation.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Operation:
     choices: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
+    optional: bool = False
     of_input: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     narrow: tuple[str, ...] = ()
 

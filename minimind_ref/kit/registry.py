@@ -51,6 +51,7 @@ ALL = (
     ),
     Operation(
         "transformer", "transformer", "transformer", "Forward", backward=_ids("TRANSFORMER", 11),
+        both=_ids("TRANSFORMER", 2),
         needs=("rms_norm", "rope_frequencies", "rope_table", "apply_rope", "attention", "swiglu", "moe", "block"),
     ),
     Operation(
@@ -107,6 +108,26 @@ ALL = (
         dtype="GRPO-28", narrow=_ids("GRPO", 28), wide=ALL_OUTPUTS, choices=("form", "normalise"), needs=("kl_k3",),
     ),
     Operation("answer_mask", "grpo", "answer_mask", "Alignment"),
+    Operation(
+        "dpo_losses", "dpo", "dpo_losses", "Alignment", backward=_ids("DPO", 11, 12), both=_ids("DPO", 16),
+        of_input={"DPO-11": REFERENCE, "DPO-12": POLICY, "DPO-16": POLICY}, dtype="DPO-18", narrow=_ids("DPO", 18),
+        wide=ALL_OUTPUTS, choices=("form", "label_smoothing"), optional=True,
+    ),
+    Operation(
+        "implicit_reward", "dpo", "implicit_reward", "Alignment", dtype="DPO-18", narrow=_ids("DPO", 18),
+        wide=ALL_OUTPUTS, optional=True,
+    ),
+    Operation(
+        "grpo_terms", "grpo", "grpo_terms", "Alignment", backward=_ids("GRPO", 13, 17), dtype="GRPO-28",
+        of_input={"GRPO-13": ("logp",), "GRPO-17": CONSTANTS}, narrow=_ids("GRPO", 28), wide=ALL_OUTPUTS,
+        choices=("form",), optional=True,
+    ),
+    Operation(
+        "grpo_total", "grpo", "grpo_total", "Alignment", backward=_ids("GRPO", 13, 17), dtype="GRPO-28",
+        of_input={"GRPO-13": ("logp",), "GRPO-17": CONSTANTS}, narrow=_ids("GRPO", 28), wide=ALL_OUTPUTS,
+        choices=("form", "normalise"), optional=True,
+    ),
+    Operation("is_clipped", "grpo", "is_clipped", "Alignment", choices=("form",), optional=True),
     Operation("filter_logits", "sampling", "filter_logits", "Inference", dtype="SAMPLING-17", pure="SAMPLING-17"),
     Operation(
         "penalise_repetition", "sampling", "penalise_repetition", "Inference", dtype="SAMPLING-17", pure="SAMPLING-17"

@@ -27,12 +27,8 @@ REASONS: dict[str, str] = {
         ["ROPE-21", "SWIGLU-11", "GRAD_CLIP-8", "ACCUMULATION-8", "ACCUMULATION-10", "PACKING-8"], CALLER
     ),
     **dict.fromkeys(["TRANSFORMER-19", "PACKING-13"], COMPARED),
-    "DPO-8": "it is about dpo_losses beside it; the mean over pairs is judged",
-    "DPO-17": "implicit_reward is a measure beside the loss, and no operation",
     "GRPO-7": "no gradient is asked of advantages",
     "GRPO-10": "it is a law of averages over a policy's own tokens",
-    "GRPO-24": "it is about grpo_total, which sums what the loss averages",
-    "GRPO-25": "it is about is_clipped, a measure beside the loss",
     "ROPE-5": "only a device without float64 shows it",
     "MOE-6": "which of equal scores comes first is not asked: torch.topk promises no order",
     "BLOCK-9": "the values of the recorded cases imply it",

@@ -24,7 +24,7 @@ def of(operation: Operation, examined: Examined, session: Session, failed: set[s
     blockers = [name for name in operation.needs if name in failed]
     suspicion = suspects.suspect(operation, examined.found)
     verdicts = []
-    for clause in responsible(operation):
+    for clause in responsible(operation) if not (operation.optional and examined.absent) else only_shown_by(operation):
         level = operation.level_of(clause)
         if level not in session.levels or (session.case and clause not in by_clause):
             continue
@@ -59,12 +59,20 @@ def responsible(operation: Operation) -> list[str]:
     return [clause for clause in operation.clauses if clause in shown]
 
 
+def only_shown_by(operation: Operation) -> list[str]:
+    """Give the clauses of an optional operation that no other one shows."""
+    peers = [entry for entry in ALL if entry.component == operation.component and entry is not operation]
+    others = {clause for entry in peers for clause in responsible(entry)}
+    return [clause for clause in responsible(operation) if clause not in others]
+
+
 def decide(
     operation: Operation, clause: str, found: list[Finding], examined: Examined, session: Session
 ) -> tuple[str, str]:
     """Give the status of a clause and what there is to say about it."""
     if examined.absent:
-        return report.MISSING, f"there is no {operation.name}"
+        status = report.NOT_RUN if operation.optional else report.MISSING
+        return status, f"there is no {operation.name}"
     states = {finding.state for finding in found}
     for state, status in (
         (findings.FAIL, report.FAIL), (findings.EXCUSED, report.CHOICE), (findings.PASS, report.PASS),

@@ -64,24 +64,3 @@ def linear_in_the_peak(rate: Function) -> str | None:
     options = {"total_steps": 23, "warmup_steps": 5, "floor_ratio": 0.125}
     wrong = [s for s in range(25) if float(rate(s, peak=0.75, **options)) != 2 * float(rate(s, peak=0.375, **options))]
     return f"twice the peak is not twice the rate at step {wrong[0]}" if wrong else None
-
-
-@law("clip_grad_norm", "GRAD_CLIP-5")
-def missing_gradients(clip: Function) -> str | None:
-    """A gradient that is None stays None, gradients of zero stay zero."""
-    (first, second), norm = clip([None, np.zeros(3)], 1.0)
-    if first is not None:
-        return f"a gradient of None became {first!r}"
-    zero = same(second, np.zeros(3)) and float(np.asarray(norm)) == 0.0
-    return None if zero else f"gradients of zero have norm {norm!r} and become {second!r}"
-
-
-@law("clip_grad_norm", "GRAD_CLIP-6")
-def not_finite(clip: Function) -> str | None:
-    """A norm that is infinite is returned, and every gradient stays as it was."""
-    gradients = [np.array([1.0, np.inf]), np.array([2.0])]
-    found, norm = clip([g.copy() for g in gradients], 1.0)
-    if np.isfinite(np.asarray(norm, np.float64)):
-        return f"the norm of an infinite gradient is {norm!r}"
-    kept = all(same(a, b) for a, b in zip(found, gradients, strict=True))
-    return None if kept else f"an infinite norm changes the gradients: {[np.asarray(g).tolist() for g in found]}"
