@@ -1,7 +1,7 @@
 """Where an operation's public call is not the oracle's: state in and state out as plain arrays, a report by name.
 
 `public(name, function)` gives a function with the oracle's arguments (the oracle itself, or a known bug) in the
-operation's own convention; adaptations.py writes golden cases in it.
+operation's own convention; adaptations.py writes golden cases in it.  Longer than the house's 150 lines: one table.
 """
 
 from collections.abc import Callable
