@@ -93,6 +93,15 @@ def test_an_honest_function_that_computes_in_float32_is_judged_there():
     assert not check("rms_norm", honest, arrays="torch", profiles=["float64"]).passed
 
 
+def test_what_is_recorded_in_float64_alone_is_asked_in_float32_where_only_that_is_claimed():
+    made = Implementation("single", arrays="torch", profiles=["float32"], levels=["Optimiser"])
+    made.op("training.step", torch_faces.functions["training.step"])
+    asked = {"ops": ["training.step"], "case": "training/moe_step_1"}
+    assert {"TRAINING-2", "TRAINING-6"} <= statuses(verify(made, **asked), "PASS")
+    made.op("training.step", lambda *a, **o: torch_faces.functions["training.step"](*a, **(o | {"weight_decay": 0.5})))
+    assert "TRAINING-6" in statuses(verify(made, **asked), "FAIL")
+
+
 def test_float64_is_judged_where_it_is_kept():
     def slightly_wrong(x, weight, *, eps):
         return right(x, weight, eps=eps) * (1 + 2.0**-40)

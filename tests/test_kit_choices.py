@@ -86,6 +86,7 @@ def test_a_declared_option_is_a_choice_and_an_undeclared_one_fails(name, functio
     declared = check(name, function, arrays=arrays, profiles=profiles, choices=choices)
     by_clause = {verdict.clause: verdict for verdict in declared.verdicts}
     assert by_clause[clause].status == "CHOICE" and f"it takes {next(iter(choices))}=" in by_clause[clause].detail
+    assert {v.clause for v in declared.verdicts if v.detail.startswith("it takes ")} <= {clause, "ATTENTION-19"}
     expected = {"CROSS_ENTROPY-3"} if name == "cross_entropy" else set()  # torch's gradient of an ignored row of NaN
     assert {verdict.clause for verdict in declared.failures} == expected, str(declared)
     plain = check(name, function, arrays=arrays, profiles=profiles)

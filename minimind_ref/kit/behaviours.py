@@ -14,6 +14,7 @@ import numpy as np
 from minimind_ref.kit.case import Expected
 from minimind_ref.kit.compare import compare
 from minimind_ref.kit.findings import EXCUSED, FAIL, Finding
+from minimind_ref.kit.registry import CONSTANTS, REFERENCE
 
 IGNORED = -100
 TINY = 1e-6  # in the denominator of clipping
@@ -21,12 +22,13 @@ TINY = 1e-6  # in the denominator of clipping
 
 @dataclass(frozen=True)
 class Behaviour:
-    """An option of an operation, and how a failing answer shows it."""
+    """An option of an operation, how a failing answer shows it, and the clauses that it is about."""
 
     operation: str
     name: str
     option: Any
     shown: Callable[[Finding], bool]
+    clauses: tuple[str, ...]
 
     @property
     def key(self) -> str:
@@ -113,18 +115,16 @@ def one_more(finding: Finding) -> bool:
 
 
 BEHAVIOURS = (
-    Behaviour("cross_entropy", "nothing_supervised", "nan", nothing_supervised),
-    Behaviour("attention", "nothing_visible", "other", blind_rows),
-    Behaviour("clip_grad_norm", "not_finite", "multiplied", multiplied),
-    Behaviour("clip_grad_norm", "constant", 0, without_constant),
-    Behaviour("grad_scaler", "smallest_scale", 0, falls_to_zero),
-    Behaviour("dpo_loss", "reference", "not detached", not_detached("reference_chosen", "reference_rejected")),
-    Behaviour("kl_k3", "reference", "not detached", not_detached("reference_logp")),
-    Behaviour(
-        "grpo_loss", "constants", "not detached", not_detached("old_logp", "reference_logp", "advantages")
-    ),
-    Behaviour("filter_logits", "temperature_zero", "refused", refuses_zero),
-    Behaviour("filter_logits", "top_p_edge", "one more", one_more),
+    Behaviour("cross_entropy", "nothing_supervised", "nan", nothing_supervised, ("CROSS_ENTROPY-4",)),
+    Behaviour("attention", "nothing_visible", "other", blind_rows, ("ATTENTION-5", "ATTENTION-19")),
+    Behaviour("clip_grad_norm", "not_finite", "multiplied", multiplied, ("GRAD_CLIP-6",)),
+    Behaviour("clip_grad_norm", "constant", 0, without_constant, ("GRAD_CLIP-2",)),
+    Behaviour("grad_scaler", "smallest_scale", 0, falls_to_zero, ("GRAD_SCALER-6",)),
+    Behaviour("dpo_loss", "reference", "not detached", not_detached(*REFERENCE), ("DPO-11",)),
+    Behaviour("kl_k3", "reference", "not detached", not_detached("reference_logp"), ("GRPO-17",)),
+    Behaviour("grpo_loss", "constants", "not detached", not_detached(*CONSTANTS), ("GRPO-17",)),
+    Behaviour("filter_logits", "temperature_zero", "refused", refuses_zero, ("SAMPLING-3",)),
+    Behaviour("filter_logits", "top_p_edge", "one more", one_more, ("SAMPLING-5",)),
 )  # fmt: skip
 KEYS = {behaviour.key: [b.option for b in BEHAVIOURS if b.key == behaviour.key] for behaviour in BEHAVIOURS}
 
@@ -137,5 +137,6 @@ def excused(finding: Finding, choices: dict[str, Any]) -> Finding:
         declared = behaviour.operation == finding.case.operation.name and choices.get(behaviour.key) == behaviour.option
         if declared and behaviour.shown(finding):
             text = f"it takes {behaviour.name}={behaviour.option!r}"
-            return replace(finding, state=EXCUSED, text=text)
+            about = tuple(clause for clause in finding.clauses if clause in behaviour.clauses)
+            return replace(finding, state=EXCUSED, text=text, clauses=about)
     return finding

@@ -31,7 +31,8 @@ Answers = tuple[Results, Results]  # of the outputs and of the gradients, by nam
 class Case:
     """A case in the operation's convention.
 
-    `answer(profile)` gives what is expected; `cotangent` is by output name, and empty where no gradient is asked for.
+    `answer(profile)` gives what is expected; `cotangent` is by output name, and empty where no gradient is asked for;
+    `of` names the inputs that have a gradient, where not every floating one has.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Case:
     answer: Callable[[str], Answers]
     profiles: tuple[str, ...] = ORDER
     cotangent: dict[str, np.ndarray] = field(default_factory=dict)
+    of: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     link: str = ""
 
@@ -97,7 +99,7 @@ def compute(case: Case, profile: str) -> Answers:
             **carried, **case.parameters, cotangent=given[0] if len(given) == 1 else tuple(given)
         )
         pulled = [g for g in flat(found) if g is not None]
-        gradients = dict(zip(trees.floating(case.inputs), pulled, strict=True))
+        gradients = dict(zip(case.of or trees.floating(case.inputs), pulled, strict=True))
     return tuple({name: expected(y) for name, y in each.items()} for each in (outputs, gradients))  # type: ignore[return-value]
 
 

@@ -44,11 +44,12 @@ def training_step(
 
 def window_loss(weights: Mapping[str, Tensor], window: Any, config: Any) -> tuple[Tensor, Tensor, int]:
     """Give a window's loss per target, its load balance by documents, and its targets."""
-    network = Transformer(ModelConfig(**config)).double().eval()
+    dtype = next(iter(weights.values())).dtype
+    network = Transformer(ModelConfig(**config)).to(dtype).eval()
     tokens = [int((batch["labels"] != -100).sum()) for batch in window]
     documents = [count_documents(batch) for batch in window]
     per_token, per_document = (micro_batch_weights(n, accumulation_steps=len(n)) for n in (tokens, documents))
-    loss, balance = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    loss, balance = torch.zeros((), dtype=dtype), torch.zeros((), dtype=dtype)
     for i, batch in enumerate(window):
         ids = {name: x for name, x in batch.items() if name not in ("input_ids", "labels")}
         out = functional_call(network, dict(weights), (batch["input_ids"],), ids, strict=False)

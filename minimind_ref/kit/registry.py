@@ -28,7 +28,7 @@ ALL = (
     Operation(
         "apply_rope", "rope", "apply_rope", "Forward", of_input={"ROPE-11": ("x",), "ROPE-12": ("cos", "sin")},
         backward=_ids("ROPE", 11, 12), dtype="ROPE-13",
-        narrow=_ids("ROPE", 13),
+        narrow=_ids("ROPE", 13), wide=("cos", "sin"),
     ),
     Operation(
         "attention", "attention", "attention", "Forward", backward=_ids("ATTENTION", 15),

@@ -33,6 +33,15 @@ def masked(s: Seeds) -> Drawn:
     return Drawn(given | {"mask": mask}, {}, ("out",), {"out": (2, 5, 4, 3)})
 
 
+@generator("attention", *WEIGHTS, "ATTENTION-4", "ATTENTION-6", "ATTENTION-19")
+def hidden_keys(s: Seeds) -> Drawn:
+    """A mask that hides some keys and leaves every query something to see."""
+    given = heads(s, 3, 2, 7, 4, 2, 5)
+    mask = draw_integers(s.take(), (3, 2, 7), 0, 2) > 0
+    mask[:, :, 1] = True
+    return Drawn(given | {"mask": mask}, {}, ("out",), {"out": (3, 2, 4, 5)})
+
+
 @generator("attention", *WEIGHTS, "ATTENTION-9", "ATTENTION-10", "ATTENTION-12")
 def shifted_keys(s: Seeds) -> Drawn:
     """No causal rule; keys and values far from zero: a shift of all keys cancels in the softmax."""
