@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from minimind_ref.kit.behaviours import KEYS
+
 README = Path(__file__).parents[1] / "minimind_ref" / "kit" / "README.md"
 EXAMPLE = re.compile(r"^```python (\w+)\n(.*?)^```\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = EXAMPLE.findall(README.read_text(encoding="utf-8"))
@@ -32,3 +34,4 @@ def test_the_page_names_every_claim_verdict_and_level():
     levels = importlib.import_module("minimind_ref.kit.operation").LEVELS
     assert all(f"| {status} |" in page for status in report.WORST_FIRST)
     assert ", ".join(levels) in page
+    assert all(f"`{key}`" in page for key in KEYS)
