@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from minimind_ref.errors import UserError
 from minimind_ref.kit import Implementation, tensors, verify
 from minimind_ref.kit.grade import grade, write_cases
 from minimind_ref.kit.process import program
+from minimind_ref.kit.program import DiedError, Program
 from minimind_ref.kit.registry import OPERATIONS
 
 ROOT = Path(__file__).parents[1]
@@ -156,12 +159,26 @@ def test_a_silent_program_gets_a_verdict():
     assert not report.passed and "did not answer within 1 s" in str(report)
 
 
-def test_a_program_that_stops_reading_gets_a_verdict():
-    greeting = json.dumps({"ops": ["bpe.encode"]})
-    code = f"import sys, time; sys.stdin.readline(); print({greeting!r}, flush=True); time.sleep(60)"
-    with program(shlex.join([sys.executable, "-c", code]), None, 1.0) as (implementation, asking):
-        report = verify(implementation, ["bpe.encode"], runner=asking)  # its vocabulary does not fit into a pipe
-    assert "did not answer within 1 s" in str(report)
+def test_a_program_that_stops_reading_is_not_waited_for(tmp_path):
+    asked = Program([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, 0.5)
+    start = time.monotonic()
+    with pytest.raises(DiedError, match=r"did not answer within 0\.5 s"):
+        asked.exchange({"text": "more than a pipe holds" * 10000})
+    asked.stop()
+    assert time.monotonic() - start < 10
+
+
+def test_a_package_without_vectors_says_so_in_one_line(tmp_path):
+    shutil.copytree(ROOT / "minimind_ref", tmp_path / "minimind_ref")
+    command = [sys.executable, "-m", "minimind_ref.kit", "ops"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
+    assert done.returncode == 0  # the list needs none
+    done = subprocess.run(
+        [*command[:-1], "run", "minimind_ref.kit.ours:oracles", "--ops", "rms_norm"], capture_output=True, text=True,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.startswith(f"error: golden/ and specs/ are neither in {tmp_path}")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Where the golden vectors and the specifications are: in the checkout, or where `pip install` put them."""
 
 import sys
+from functools import cache
 from pathlib import Path
 
 from minimind_ref.errors import UserError
@@ -10,6 +11,7 @@ PACKAGES = Path(__file__).parents[2]  # the checkout, or site-packages
 SHARED = Path("share") / "minimind_ref"
 
 
+@cache
 def find() -> Path:
     """Give the folder that has golden/ and specs/: pyproject.toml installs them under share/ of the environment."""
     prefixes = dict.fromkeys([Path(sys.prefix), *PACKAGES.parents])
@@ -23,6 +25,11 @@ def find() -> Path:
     )
 
 
-ROOT = find()
-SPECS = ROOT / "specs"
-GOLDEN = ROOT / "golden"
+def specs() -> Path:
+    """Say where the specifications are."""
+    return find() / "specs"
+
+
+def golden() -> Path:
+    """Say where the golden vectors are."""
+    return find() / "golden"

@@ -84,7 +84,7 @@ class Operation:
     @cached_property
     def clauses(self) -> dict[str, Clause]:
         """The component's MUST clauses by id, in the order of the specification."""
-        found = clauses(self.component, home.SPECS)
+        found = clauses(self.component, home.specs())
         return {clause.id: clause for clause in found if clause.level == "MUST"}
 
     def level_of(self, clause: str) -> str:

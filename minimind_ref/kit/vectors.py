@@ -27,7 +27,7 @@ def document(component: str) -> dict[str, Any]:
 
 def file(component: str) -> Path:
     """Say where a component's vectors are."""
-    return home.GOLDEN / f"{component}.json"
+    return home.golden() / f"{component}.json"
 
 
 @cache
