@@ -296,7 +296,7 @@ def hangs(x, weight, *, eps):
 def test_hanging_is_a_verdict():
     start = time.monotonic()
     report = check("rms_norm", hangs, seconds=0.2)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     assert statuses(report, "FAIL") and "took longer than 0.2 s" in str(report)
     assert "not asked any more" in str(report)
 

@@ -62,7 +62,7 @@ def runner(fault=""):
 
 
 def judged(fault="", **asked):
-    with program(runner(fault), None, asked.pop("seconds", 20.0)) as (implementation, asking):
+    with program(runner(fault), None, 60.0) as (implementation, asking):
         return verify(implementation, ["rms_norm"], runner=asking, **asked)
 
 
@@ -155,7 +155,9 @@ def test_a_program_that_has_no_such_argument_has_not_implemented_it():
 
 
 def test_a_silent_program_gets_a_verdict():
-    report = judged("silent", seconds=1.0)
+    with program(runner("silent"), None, 60.0) as (implementation, asking):
+        asking.program.seconds = 1.0  # the greeting had a minute, however busy the machine
+        report = verify(implementation, ["rms_norm"], runner=asking)
     assert not report.passed and "did not answer within 1 s" in str(report)
 
 
@@ -165,7 +167,7 @@ def test_a_program_that_stops_reading_is_not_waited_for(tmp_path):
     with pytest.raises(DiedError, match=r"did not answer within 0\.5 s"):
         asked.exchange({"text": "more than a pipe holds" * 10000})
     asked.stop()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 50
 
 
 def test_a_package_without_vectors_says_so_in_one_line(tmp_path):
@@ -182,16 +184,17 @@ def test_a_package_without_vectors_says_so_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command, said",
+    "command, said, seconds",
     [
-        (["-c", "print(1)"], "answered '1', which is no object"),
-        (["-c", "print('{}')"], "which has no list of ops"),
-        (["-c", "import sys; sys.exit('no GPU')"], "died with exit status 1, saying 'no GPU'"),
-        (["-c", "import time; time.sleep(60)"], "did not answer within 1 s"),
+        (["-c", "print(1)"], "answered '1', which is no object", 60.0),
+        (["-c", "print('{}')"], "which has no list of ops", 60.0),
+        (["-c", "import sys; sys.exit('no GPU')"], "died with exit status 1, saying 'no GPU'", 60.0),
+        (["-c", "import time; time.sleep(60)"], "did not answer within 1 s", 1.0),
     ],
 )
-def test_a_program_that_does_not_greet_is_refused(command, said):
-    with pytest.raises(UserError, match=re.escape(said)), program(shlex.join([sys.executable, *command]), None, 1.0):
+def test_a_program_that_does_not_greet_is_refused(command, said, seconds):
+    asked = program(shlex.join([sys.executable, *command]), None, seconds)
+    with pytest.raises(UserError, match=re.escape(said)), asked:
         pass
 
 
