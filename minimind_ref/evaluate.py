@@ -17,9 +17,9 @@ from minimind_ref.model.transformer import Transformer
 from minimind_ref.train.device import Placement, place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import HeldOut, combine, evaluate, token_bytes
-from minimind_ref.train.pretrain import check_length, check_vocabulary
+from minimind_ref.train.network import check_length, check_vocabulary
 from minimind_ref.train.run_folder import read_network
-from minimind_ref.train.settings import Settings
+from minimind_ref.train.settings import PretrainSettings
 
 DESCRIPTION = """Loss, perplexity and bits a byte of any weights on a JSONL file of {"text": …} lines.
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _tokens(options: Namespace, tokenizer: Tokenizer, cache: str) -> TokenFile:
     if options.data_path is None:
-        return split(tokenise_corpus(tokenizer, cache_dir=cache, progress=False), Settings.held_out)[1]
+        return split(tokenise_corpus(tokenizer, cache_dir=cache, progress=False), PretrainSettings.held_out)[1]
     return tokenise_jsonl(options.data_path, tokenizer, cache_dir=cache, on_bad_line=options.on_bad_line)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from minimind_ref.train.recipes import COMPAT
-from minimind_ref.train.settings import Settings
+from minimind_ref.train.settings import PretrainSettings
 
 SPECS = Path(__file__).parents[1] / "specs"
 INTRODUCTION = """# choices
@@ -35,7 +35,7 @@ def page():
 def compat_rows():
     """One row for each flag that some --compat changes."""
     for name in sorted({name for choices in COMPAT.values() for name in choices}):
-        default = getattr(Settings(), name)
+        default = getattr(PretrainSettings(), name)
         values = [COMPAT[generation].get(name, default) for generation in ("minimind2", "minimind3")]
         yield f"| `{name}` | {default} | {values[0]} | {values[1]} |\n"
 

@@ -13,7 +13,7 @@ from minimind_ref.oracle.training import TrainingState
 from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.loop import Run, parameter_groups
-from minimind_ref.train.settings import Settings
+from minimind_ref.train.settings import PretrainSettings
 
 PARTS = ("parameters", "means", "squares")
 SHAPE = dict(vocab_size=31, hidden_size=12, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
@@ -35,7 +35,7 @@ def make_run(config, s, *, accumulation_steps):
     """A float64 run with the oracle's settings `s`, no step done."""
     model = make_model(config)
     optimizer = AdamW(parameter_groups(model, "matrices", s["weight_decay"]), betas=s["betas"], eps=s["eps"])
-    settings = Settings(
+    settings = PretrainSettings(
         learning_rate=s["learning_rate"], grad_clip=s["max_norm"], warmup_iters=s["warmup_steps"],
         accumulation_steps=accumulation_steps,
     )  # fmt: skip

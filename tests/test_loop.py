@@ -25,7 +25,7 @@ from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import inputs
 from minimind_ref.train.loop import Loss, Run, optimisation_step, parameter_groups
-from minimind_ref.train.settings import Settings
+from minimind_ref.train.settings import PretrainSettings
 
 SHAPE = dict(
     vocab_size=31,
@@ -58,7 +58,7 @@ def batch_of(rows, batching):
 
 def make_run(config, **settings):
     model = Transformer(config, generator=torch.Generator().manual_seed(3)).double()
-    settings = Settings(**{"learning_rate": 0.1, "grad_clip": 1e9, "accumulation_steps": 16, **settings})
+    settings = PretrainSettings(**{"learning_rate": 0.1, "grad_clip": 1e9, "accumulation_steps": 16, **settings})
     optimizer = AdamW(parameter_groups(model, "matrices", 0.1), lr=0.1)
     scaler = GradScaler(enabled=False)
     return Run(model, model, optimizer, scaler, settings, place("cpu", "float32"), Ranks(), total_steps=10)

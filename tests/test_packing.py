@@ -24,6 +24,14 @@ numbered = st.lists(st.integers(1, 23), min_size=1, max_size=7).map(
 lengths = st.integers(2, 13)
 
 
+@st.composite
+def with_masks(draw, documents):
+    """Documents, and for each a mask, now and then all zeros or all ones."""
+    documents = draw(documents)
+    flags = draw(st.sampled_from([st.booleans(), st.integers(0, 1), st.just(0), st.just(True)]))
+    return documents, [draw(st.lists(flags, min_size=len(d), max_size=len(d))) for d in documents]
+
+
 def assert_rows_equal(rows, expected):
     assert rows._fields == oracle.Rows._fields
     for array, want in zip(rows, expected, strict=True):
@@ -209,6 +217,78 @@ def test_packing_8_positions_matter_only_without_the_mask(network):
     assert_within(np.array(running_on), np.array(right), ulps(4096, "float64", reason="rotations by other angles"))
     naive, _ = costs(network, ids, labels)
     assert naive != costs(network, ids, labels, position_ids=positions)[0]
+
+
+@given(masked=with_masks(documents_), length=lengths, pad_id=st.sampled_from([0, PAD]))
+def test_packing_15_pack_agrees_with_oracle_and_definition(masked, length, pad_id):
+    documents, supervised = masked
+    options = dict(pad_id=pad_id, supervised=supervised)
+    rows = packing.pack(documents, length, **options)
+    assert_rows_equal(rows, oracle.pack(documents, length, **options))
+    assert_rows_equal(rows, definition("packing", "float").pack(documents, length, **options))
+
+
+@given(masked=with_masks(documents_), length=lengths, keep_end=st.booleans())
+def test_packing_15_pad_agrees_with_oracle_and_definition(masked, length, keep_end):
+    documents, supervised = masked
+    options = dict(pad_id=PAD, keep_end=keep_end, supervised=supervised)
+    rows = packing.pad(documents, length, **options)
+    assert_rows_equal(rows, oracle.pad(documents, length, **options))
+    assert_rows_equal(rows, definition("packing", "float").pad(documents, length, **options))
+
+
+@given(masked=with_masks(numbered), length=lengths)
+def test_packing_15_the_labels_are_the_supervised_tokens_and_nothing_else_changes(masked, length):
+    documents, supervised = masked
+    rows, plain = packing.pack(documents, length, supervised=supervised), packing.pack(documents, length)
+    targets = [t for d, s in zip(documents, supervised, strict=True) for t in np.array(d[1:])[np.array(s[1:], bool)]]
+    assert rows.labels[rows.labels >= 0].tolist() == targets
+    assert set(rows.labels[rows.labels < 0].tolist()) <= {-100}
+    assert (rows.labels == plain.labels)[rows.labels >= 0].all()
+    assert_rows_equal(rows._replace(labels=plain.labels), plain)
+
+
+@given(masked=with_masks(numbered), length=lengths)
+def test_packing_15_a_document_cut_inside_a_span_keeps_the_labels_that_are_left(masked, length):
+    documents, supervised = masked
+    rows = packing.pad(documents, length, supervised=supervised)
+    for document, mask, labels in zip(documents, supervised, rows.labels, strict=True):
+        kept = zip(document[1:length], mask[1:length], strict=True)
+        assert labels[labels >= 0].tolist() == [token for token, is_learnt in kept if is_learnt]
+
+
+@given(documents=documents_, length=lengths, keep_end=st.booleans())
+def test_packing_15_a_mask_of_ones_changes_nothing(documents, length, keep_end):
+    ones = [[1] * len(document) for document in documents]
+    assert_rows_equal(packing.pack(documents, length, supervised=ones), packing.pack(documents, length))
+    options = dict(length=length, keep_end=keep_end)
+    assert_rows_equal(packing.pad(documents, supervised=ones, **options), packing.pad(documents, **options))
+
+
+def test_packing_15_the_mask_is_the_targets_across_the_end_of_a_row_too():
+    documents, supervised = [[11, 12], [21, 22, 23, 24, 25, 26, 27]], [[0, 1], [0, 0, 1, 1, 0, 0, 1]]
+    rows = packing.pack(documents, 3, supervised=supervised)
+    assert rows.labels.tolist() == [[12, -100, -100], [23, 24, -100], [-100, 27, -100]]
+    rows = packing.pad(documents, 4, keep_end=True, supervised=supervised)
+    assert rows.labels.tolist() == [[12, -100, -100, -100], [-100, 23, 27, -100]]
+
+
+def test_packing_15_an_end_token_that_is_the_padding_too_is_learnt():
+    rows = packing.pad([[1, 5, PAD, 4, 6, PAD]], 8, pad_id=PAD, supervised=[[0, 0, 0, 0, 1, 1]])
+    assert rows.labels.tolist() == [[-100, -100, -100, 6, PAD, -100, -100, -100]]
+
+
+@pytest.mark.parametrize("face", [packing, oracle], ids=["product", "oracle"])
+@pytest.mark.parametrize("function", ["pack", "pad"])
+def test_packing_16_refusals(face, function):
+    rows_of = getattr(face, function)
+    with pytest.raises(ValueError, match=r"supervised\D+1\D+documents\D+2"):
+        rows_of([[1, 2], [3]], 4, supervised=[[1, 1]])
+    with pytest.raises(ValueError, match=r"supervised\[1\]\D+2\D+documents\[1\]\D+3"):
+        rows_of([[1, 2], [3, 4, 5]], 4, supervised=[[1, 1], [1, 1]])
+    for wrong in (2, -1, 0.5):
+        with pytest.raises(ValueError, match=rf"supervised\[1\] holds {wrong}\D"):
+            rows_of([[1, 2], [3, 4]], 4, supervised=[[1, 1], [1, wrong]])
 
 
 @pytest.mark.parametrize("face", [packing, oracle], ids=["product", "oracle"])

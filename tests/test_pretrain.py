@@ -22,10 +22,12 @@ from minimind_ref.train.checkpoint import read_resume, save_resume, save_weights
 from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.loop import Progress
-from minimind_ref.train.settings import Settings
+from minimind_ref.train.settings import PretrainSettings
 
 CONFIG = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
-SETTINGS = Settings(max_seq_len=24, batch_size=3, accumulation_steps=2, held_out=0.1, num_workers=0, epochs=3, seed=9)
+SETTINGS = PretrainSettings(
+    max_seq_len=24, batch_size=3, accumulation_steps=2, held_out=0.1, num_workers=0, epochs=3, seed=9
+)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def ids(windows):
 
 def test_every_epoch_has_an_order_of_its_own_from_the_seed(made):
     stage = made().stage
-    per_epoch = stage.windows_per_epoch
+    per_epoch = stage.epochs.windows_per_epoch
     every = list(stage.windows(0))
     assert len(every) == stage.total_windows == 3 * per_epoch
     for epoch in range(3):
@@ -114,7 +116,7 @@ def test_a_resumed_run_goes_on_after_the_windows_consumed_also_where_some_were_s
     session = made()
     session.run.progress = Progress(windows=4, steps=2, skipped=2)
     path = tmp_path / "pretrain_resume.pt"
-    save_resume(session.run, path, config=CONFIG, stage="pretrain", data=session.stage.fingerprint)
+    save_resume(session.run, path, config=CONFIG, name="pretrain", stage=session.stage)
     again = made(resume=read_resume(path, "pretrain"))
     assert again.run.progress == Progress(4, 2, 2)
     seen = []
@@ -134,7 +136,7 @@ def test_weights_are_saved_in_full_precision(made, tmp_path):
 def test_the_loss_scale_is_saved_and_restored(made, tmp_path):
     session, path = made(dtype="float16"), tmp_path / "pretrain_resume.pt"
     session.run.scaler = GradScaler(init_scale=8.0)
-    save_resume(session.run, path, config=CONFIG, stage="pretrain", data=session.stage.fingerprint)
+    save_resume(session.run, path, config=CONFIG, name="pretrain", stage=session.stage)
     assert made(dtype="float16", resume=read_resume(path, "pretrain")).run.scaler.get_scale() == 8.0
 
 

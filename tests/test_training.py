@@ -29,7 +29,7 @@ from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import inputs
 from minimind_ref.train.loop import Loss, Progress, Run, optimisation_step, parameter_groups
-from minimind_ref.train.settings import Settings
+from minimind_ref.train.settings import PretrainSettings
 
 STEPS = 50
 CONFIGS = {
@@ -211,7 +211,7 @@ def test_training_1_2_the_torch_loop_is_within_the_recorded_bounds(case):
         optimizer.state[p].update(moments, step=state["step"])
     run = Run(
         model, model, optimizer, GradScaler(enabled=False),
-        Settings(
+        PretrainSettings(
             learning_rate=settings["learning_rate"], grad_clip=settings["max_norm"],
             warmup_iters=settings["warmup_steps"], accumulation_steps=2,
         ),

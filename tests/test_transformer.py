@@ -641,3 +641,20 @@ def test_transformer_17_a_cotangent_or_labels_of_another_shape_are_refused():
         oracle.transformer_vjp(P, ids_of(), C.to_dict(), cotangent=(np.ones((B, S, 4)), 0.0))
     with pytest.raises(ValueError, match=r"labels is \(3, 4\) but shape of input_ids is \(3, 5\)"):
         oracle.loss_and_gradients(P, ids_of(), ids_of(1, (B, 4)), C.to_dict())
+
+
+@models
+def test_transformer_21_logits_of_some_positions_only(name):
+    config = model_config(name)
+    parameters, ids = parameters_of(config), ids_of()
+    wanted = draw_integers(5, (B, S), 0, 2).astype(bool)
+    assert 0 < wanted.sum() < B * S and not wanted[:, 0].all()
+    model = model_of(config, parameters)
+    whole, some = run(model, ids, attention_mask=masks()), run(model, ids, attention_mask=masks(), logits_mask=wanted)
+    logits, _, _ = limits(config, parameters, ids, attention_mask=masks())
+    assert_within(some.logits, value(logits)[wanted], bound(logits)[wanted])
+    assert_same(some.aux_loss, whole.aux_loss)
+    for one, other in zip(some.cache, whole.cache, strict=True):
+        assert_same(one.keys, other.keys)
+    with pytest.raises(ValueError, match=r"logits_mask has shape \(3, 4\) but must have \(3, 5\)"):
+        run(model, ids, logits_mask=wanted[:, 1:])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,28 +74,58 @@ def batches(
     gets one row of padding, so that every rank makes the same number of steps.
     num_workers > 0 prepares batches in as many processes; the batches are the same.
     """
-    _check(batch_size, rank, world_size, start)
-    order = epoch_order(len(rows), seed=seed, epoch=epoch, shuffle=shuffle)
-    stride = world_size * batch_size
-    stop = micro_steps(len(rows), batch_size, 1, world_size) * stride
-    shares = (order[i : i + batch_size].tolist() for i in range(start * stride + rank * batch_size, stop, stride))
-    loader = DataLoader(
-        rows,
-        batch_sampler=shares,
-        num_workers=num_workers,
-        collate_fn=partial(collate, packed=rows.packed, length=rows.length, pad_id=rows.pad_id),
-        generator=torch.Generator(),  # its own: a loader takes a number from the global one at every start
+    indices = shares(
+        len(rows),
+        batch_size=batch_size,
+        seed=seed,
+        epoch=epoch,
+        shuffle=shuffle,
+        rank=rank,
+        world_size=world_size,
+        start=start,
     )
-    return iter(loader)
+    return load(
+        rows, indices, partial(collate, packed=rows.packed, length=rows.length, pad_id=rows.pad_id), num_workers
+    )
 
 
-def _check(batch_size: int, rank: int, world_size: int, start: int) -> None:
+def shares(
+    samples: int,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+    start: int = 0,
+) -> Iterator[list[int]]:
+    """The samples of each of one rank's micro-steps, as `batches` says; none where the last leaves none for it."""
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} must lie between 0 and world_size={world_size} less one")
     if start < 0:
         raise ValueError(f"start={start} must not be negative")
+    order = epoch_order(samples, seed=seed, epoch=epoch, shuffle=shuffle)
+    stride = world_size * batch_size
+    stop = micro_steps(samples, batch_size, 1, world_size) * stride
+    return (order[i : i + batch_size].tolist() for i in range(start * stride + rank * batch_size, stop, stride))
+
+
+def load(
+    samples: Any, indices: Iterator[list[int]], collate: Callable[[list[Any]], Any], num_workers: int
+) -> Iterator[Any]:
+    """`collate` of the samples at each list of indices, prepared in `num_workers` processes where that is not 0."""
+    generator = torch.Generator()  # its own: a loader takes a number from the global one at every start
+    loader = DataLoader(
+        samples,
+        batch_sampler=indices,  # type: ignore[arg-type]
+        num_workers=num_workers,
+        collate_fn=collate,
+        generator=generator,
+    )
+    return iter(loader)
 
 
 def collate(rows: list[Rows], *, packed: bool, length: int, pad_id: int) -> Batch:
@@ -111,3 +141,13 @@ def collate(rows: list[Rows], *, packed: bool, length: int, pad_id: int) -> Batc
         num_targets=int((labels != IGNORE).sum()),
         num_documents=int((segment_ids.amax(dim=1) + 1).sum()),
     )
+
+
+def trimmed(batch: Batch) -> Batch:
+    """A padded batch without the columns that are padding in every row; one is left of a batch of nothing else."""
+    if batch.attention_mask is None:
+        return batch
+    length = max(1, int(batch.attention_mask.sum(dim=1).max()))
+    rows = (batch.input_ids, batch.labels, batch.attention_mask)
+    input_ids, labels, attention_mask = (x[:, :length] for x in rows)
+    return batch._replace(input_ids=input_ids, labels=labels, attention_mask=attention_mask)

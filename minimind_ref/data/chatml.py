@@ -97,6 +97,13 @@ def _split_thought(turn: Message) -> tuple[str, str]:
     return before.rstrip("\n").split("<think>")[-1].strip("\n"), after.lstrip("\n")
 
 
+def spoken_answer(turn: Message, template: str) -> str | None:
+    """Return what an assistant's turn says after its thought, None for nothing."""
+    if template == "minimind3":
+        return _split_thought(turn)[1].lstrip("\n") or None
+    return turn.content or None
+
+
 def thought_prompt(template: str, thinking: bool | None) -> str:
     """Return what follows the assistant's header in a generation prompt."""
     if template == "minimind3":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -83,7 +83,7 @@ def read_records(
             usable += 1
             yield value
     if usable == 0:
-        raise DataError(f"{path}: {_nothing_usable(skipped)}")
+        raise DataError(f"{path}: {nothing_usable(skipped)}")
 
 
 def text_of(record: dict[str, Any], key: str = "text") -> str | None:
@@ -156,6 +156,7 @@ def _parse(line: bytes, limit: int) -> dict[str, Any]:
     return record
 
 
-def _nothing_usable(skipped: Counter[str]) -> str:
-    counts = ", ".join(f"{count} times {reason}" for reason, count in skipped.most_common())
+def nothing_usable(skipped: Mapping[str, int]) -> str:
+    """Say that a file had no usable record, and what was wrong with those it had."""
+    counts = ", ".join(f"{count} times {reason}" for reason, count in Counter(skipped).most_common())
     return f"no usable record ({counts or 'only blank lines'})"

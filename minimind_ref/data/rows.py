@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from torch.utils.data import Dataset
 
-from minimind_ref.data.packing import Rows, check_length, packed_row, padded_row
+from minimind_ref.data.packing import Rows, packed_row, padded_row
+from minimind_ref.data.packing_checks import check_length
 from minimind_ref.data.token_file import TokenFile
 
 
@@ -26,7 +26,7 @@ class FirstRows(Dataset[Rows]):
 
 
 class PackedRows(Dataset[Rows]):
-    """Row i of `pack(documents, length)`, read from the token file when it is asked for."""
+    """Row i of `pack(documents, length)`, with the file's mask if it has one, read when it is asked for."""
 
     packed = True
 
@@ -43,7 +43,8 @@ class PackedRows(Dataset[Rows]):
         begin = row * self.length
         end = min(begin + self.length + 1, self.tokens.num_tokens)
         starts = self.tokens.starts(begin, end) - begin
-        return packed_row(self.tokens.slice(begin, end), starts, self.length, pad_id=self.pad_id)
+        supervised = self.tokens.supervised_slice(begin, end)
+        return packed_row(self.tokens.slice(begin, end), starts, self.length, pad_id=self.pad_id, supervised=supervised)
 
 
 class PaddedRows(Dataset[Rows]):
@@ -62,5 +63,17 @@ class PaddedRows(Dataset[Rows]):
     def __getitem__(self, row: int) -> Rows:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        document: np.ndarray = self.tokens.document(row)
-        return padded_row(document, self.length, pad_id=self.pad_id, keep_end=self.keep_end)
+        document, supervised = self.tokens.document(row), self.tokens.supervised(row)
+        return padded_row(document, self.length, pad_id=self.pad_id, keep_end=self.keep_end, supervised=supervised)
+
+
+class SupervisedRows(PaddedRows):
+    """Row i is document i, padded on the right, its labels the tokens that the file marks as supervised.
+
+    A document that is longer is cut on the right; what is left of a span that is cut is learnt.
+    """
+
+    def __init__(self, tokens: TokenFile, length: int, *, pad_id: int) -> None:
+        if not tokens.is_supervised:
+            raise ValueError(f"{tokens.stem}: does not say which tokens are supervised")
+        super().__init__(tokens, length, pad_id=pad_id, keep_end=False)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from minimind_ref.data import corpus
-from minimind_ref.data.jsonl import DataError, open_regular, read_jsonl
+from minimind_ref.data.jsonl import read_jsonl
+from minimind_ref.data.source import Source
 from minimind_ref.data.token_file import TokenFile
-from minimind_ref.data.token_writer import Encoder, write_token_file
+from minimind_ref.data.token_store import Encoder
+from minimind_ref.data.token_writer import write_token_file
 from minimind_ref.progress import progress_bar
 
 
@@ -30,20 +30,15 @@ def tokenise_jsonl(
     wrap: each text stands between the start and the end token (MiniMind-3); False adds nothing (MiniMind2).
     What was skipped is in `.metadata["skipped"]`, counted by reason.  Raises DataError as `read_jsonl` does.
     """
-    before = _identity(path)
-    settings = {"data": _digest(path), "key": key, "on_bad_line": on_bad_line}
+    source = Source(path)
+    settings = {"data": source.digest, "key": key, "on_bad_line": on_bad_line}
     skipped: Counter[str] = Counter()
-
-    def texts() -> Iterator[str]:
-        with progress_bar(
-            total=before[0], unit="B", unit_scale=True, desc=f"tokenise {path}", disable=not progress
-        ) as bar:
-            yield from read_jsonl(path, key=key, on_bad_line=on_bad_line, skipped=skipped, on_bytes=bar.update)
-        if _identity(path) != before:
-            raise DataError(f"{path}: changed while it was read")
-
+    texts = source.read(
+        lambda on_bytes: read_jsonl(path, key=key, on_bad_line=on_bad_line, skipped=skipped, on_bytes=on_bytes),
+        progress=progress,
+    )
     return write_token_file(
-        texts(), tokenizer, cache_dir=cache_dir, name=Path(path).stem, wrap=wrap, settings=settings, skipped=skipped
+        texts, tokenizer, cache_dir=cache_dir, name=Path(path).stem, wrap=wrap, settings=settings, skipped=skipped
     )
 
 
@@ -58,18 +53,3 @@ def tokenise_corpus(
         yield from progress_bar(documents, unit=" documents", desc="tokenise the built-in corpus", disable=not progress)
 
     return write_token_file(texts(), tokenizer, cache_dir=cache_dir, name="corpus", wrap=wrap, settings=settings)
-
-
-def _digest(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _identity(path: str | Path) -> tuple[int, int, int]:
-    """What changes when a file's content does: its size first."""
-    with open_regular(path) as file:
-        status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns, status.st_ino

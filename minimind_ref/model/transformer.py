@@ -19,7 +19,7 @@ Cache = tuple[KeyValue, ...]
 
 
 class Output(NamedTuple):
-    """What a forward pass returns: logits (b s v), the load-balancing loss (), the cache of all tokens so far."""
+    """Logits (b s v) or (m v), the load-balancing loss (), and the cache of all tokens so far."""
 
     logits: Tensor
     aux_loss: Tensor
@@ -58,6 +58,7 @@ class Transformer(nn.Module):
         position_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
         cache: Cache | None = None,
+        logits_mask: Tensor | None = None,
     ) -> Output:
         """Logits for the token after each of `input_ids`, which follow those in `cache`.
 
@@ -65,6 +66,7 @@ class Transformer(nn.Module):
         positions.  position_ids (b s) replace 0, 1, 2, ….  segment_ids (b t) number the documents of a packed row:
         tokens see their own only, and a negative number is padding.  The load-balancing loss has its coefficient, is
         summed over layers, and is there in evaluation too; padding does not count, and a sequence is a (row, segment).
+        logits_mask (b s), boolean, asks for the logits of the marked positions only: (m v), row by row.
         """
         past = cache[0].keys.shape[1] if cache else 0
         _check(self.config, input_ids, attention_mask, position_ids, segment_ids, cache)
@@ -86,6 +88,9 @@ class Transformer(nn.Module):
             )
             aux_loss = aux_loss + aux
             present.append(key_value)
+        if logits_mask is not None:
+            require_shape("logits_mask", logits_mask, tuple(input_ids.shape), "the shape of input_ids")
+            x = x[logits_mask.bool()]
         return Output(self.lm_head(self.model.norm(x)), aux_loss, tuple(present))
 
     def rope_tables(self, position_ids: Tensor | None, past: int, input_ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from minimind_ref.oracle.bounded import Array
-from minimind_ref.oracle.checks import require_equal
 from minimind_ref.oracle.cross_entropy import cross_entropy, cross_entropy_vjp, token_logp, token_logp_vjp
 from minimind_ref.oracle.dpo import dpo_losses, dpo_losses_vjp, sequence_logp, sequence_logp_vjp
 from minimind_ref.oracle.grpo import grpo_total, grpo_total_vjp
@@ -45,7 +44,8 @@ def dpo_objective(*, reduction: str = "sum", **options: Any) -> Objective:
     """Sum `dpo_losses` over pairs: row 2i is chosen, row 2i + 1 rejected, reference_logp (b s) stays (TRAINING-14)."""
 
     def margins(logits: Any, batch: Batch) -> tuple[Any, ...]:
-        require_equal("rows of labels modulo 2", len(batch["labels"]) % 2, "rows of whole pairs modulo 2", 0)
+        if len(batch["labels"]) % 2:
+            raise ValueError(f"labels has {len(batch['labels'])} rows but pairs need an even number")
         policy, reference = (
             sequence_logp(logp, targets(batch), reduction=reduction)
             for logp in (label_logp(logits, batch["labels"]), batch["reference_logp"])

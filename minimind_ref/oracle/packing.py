@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from minimind_ref.oracle.checks import require_positive
+from minimind_ref.oracle.checks import require_equal, require_positive
 
 IGNORED = -100
 Place = dict[tuple[int, int], tuple[int, int]]  # (document, index) -> (row, column)
@@ -21,20 +21,47 @@ class Rows(NamedTuple):
     position_ids: Int64[np.ndarray, "b s"]
 
 
-def pack(documents: Sequence[Sequence[Any]], length: int, *, pad_id: int = 0) -> Rows:
+def pack(
+    documents: Sequence[Sequence[Any]],
+    length: int,
+    *,
+    pad_id: int = 0,
+    supervised: Sequence[Sequence[Any]] | None = None,
+) -> Rows:
     """Lay documents end to end: the k-th of all tokens goes to (k div length, k mod length) (PACKING-1, PACKING-2)."""
-    _check(documents, length, pad_id)
+    _check(documents, length, pad_id, supervised)
     tokens = [(d, i) for d, document in enumerate(documents) for i in range(len(document))]
     place = {token: divmod(k, length) for k, token in enumerate(tokens)}
-    return _fill(documents, place, (1 + place[tokens[-1]][0], length), pad_id)
+    rows = _fill(documents, place, (1 + place[tokens[-1]][0], length), pad_id)
+    return rows if supervised is None else _unlearn(rows, supervised, place)
 
 
-def pad(documents: Sequence[Sequence[Any]], length: int, *, pad_id: int = 0, keep_end: bool = False) -> Rows:
+def pad(
+    documents: Sequence[Sequence[Any]],
+    length: int,
+    *,
+    pad_id: int = 0,
+    keep_end: bool = False,
+    supervised: Sequence[Sequence[Any]] | None = None,
+) -> Rows:
     """Give each document a row: its first `length` tokens, or (keep_end) one less and its last (PACKING-9, -14)."""
-    _check(documents, length, pad_id)
+    _check(documents, length, pad_id, supervised)
     kept = [d[:length] if len(d) <= length or not keep_end else [*d[: length - 1], d[-1]] for d in documents]
     place = {(d, i): (d, i) for d, document in enumerate(kept) for i in range(len(document))}
-    return _fill(kept, place, (len(kept), length), pad_id)
+    rows = _fill(kept, place, (len(kept), length), pad_id)
+    if supervised is None:
+        return rows
+    last = {(d, length - 1) for d, document in enumerate(documents) if keep_end and len(document) > length}
+    mask = [[s[-1] if (d, i) in last else flag for i, flag in enumerate(s)] for d, s in enumerate(supervised)]
+    return _unlearn(rows, mask, place)
+
+
+def _unlearn(rows: Rows, supervised: Sequence[Sequence[Any]], place: Place) -> Rows:
+    """Take the label away from the predecessor of every token that is not supervised (PACKING-15)."""
+    for (d, i), where in place.items():
+        if (d, i + 1) in place and not supervised[d][i + 1]:
+            rows.labels[where] = IGNORED
+    return rows
 
 
 def _fill(documents: Sequence[Sequence[Any]], place: Place, shape: tuple[int, int], pad_id: int) -> Rows:
@@ -51,7 +78,9 @@ def _fill(documents: Sequence[Sequence[Any]], place: Place, shape: tuple[int, in
     return rows
 
 
-def _check(documents: Sequence[Sequence[Any]], length: int, pad_id: int) -> None:
+def _check(
+    documents: Sequence[Sequence[Any]], length: int, pad_id: int, supervised: Sequence[Sequence[Any]] | None
+) -> None:
     if length < 2:
         raise ValueError(f"length is {length} but must be at least 2")
     if pad_id < 0:
@@ -64,3 +93,11 @@ def _check(documents: Sequence[Sequence[Any]], length: int, pad_id: int) -> None
                 raise ValueError(f"documents[{d}] holds {token!r} but ids are integers")
         if min(document) < 0:
             raise ValueError(f"documents[{d}] holds {min(document)} but ids are at least 0")
+    if supervised is None:
+        return
+    require_equal("number of masks in supervised", len(supervised), "number of documents", len(documents))
+    for d, (mask, document) in enumerate(zip(supervised, documents, strict=True)):
+        require_equal(f"length of supervised[{d}]", len(mask), f"length of documents[{d}]", len(document))
+        for flag in mask:
+            if flag not in (0, 1):
+                raise ValueError(f"supervised[{d}] holds {flag!r} but a mask is of 0 and 1")

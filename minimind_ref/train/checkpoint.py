@@ -16,6 +16,7 @@ from minimind_ref.files import write_atomically
 from minimind_ref.interop.state_dict import load_weights, read_file
 from minimind_ref.train.distributed import gather
 from minimind_ref.train.loop import Progress, Run
+from minimind_ref.train.stage import Stage
 
 FORMAT = 1
 """Version of the resume file; another one is refused."""
@@ -31,6 +32,7 @@ CONTENT = {
     "optimizer",
     "scaler",
     "generators",
+    "stage_state",
 }
 
 
@@ -61,30 +63,27 @@ def save_weights(model: nn.Module, path: Path) -> None:
     write_atomically(path, lambda file: torch.save(state, file))
 
 
-def save_resume(run: Run, path: Path, *, config: ModelConfig, stage: str, data: str) -> None:
+def save_resume(run: Run, path: Path, *, config: ModelConfig, name: str, stage: Stage) -> None:
     """Write everything that the rest of the run depends on; all ranks call this, the first one writes."""
     device = run.placement.device
-    generators = gather(
-        {
-            "cpu": torch.get_rng_state(),
-            "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        },
-        run.ranks,
-    )
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    generators = gather({"cpu": torch.get_rng_state(), "device": on_device}, run.ranks)
+    stage_state = gather(stage.state_dict(), run.ranks)
     if not run.ranks.main:
         return
     content = {
         "format": FORMAT,
-        "stage": stage,
+        "stage": name,
         "config": config.to_dict(),
         "settings": asdict(run.settings),
-        "data": data,
+        "data": stage.fingerprint,
         "world_size": run.ranks.world_size,
         "progress": asdict(run.progress),
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
         "generators": generators,
+        "stage_state": stage_state,
     }
     write_atomically(path, lambda file: torch.save(content, file))
 
@@ -103,12 +102,13 @@ def read_resume(path: Path, stage: str) -> dict[str, Any]:
     return content
 
 
-def restore(run: Run, content: Mapping[str, Any], path: Path) -> None:
-    """Put a resume file's state into a freshly built run."""
+def restore(run: Run, stage: Stage, content: Mapping[str, Any], path: Path) -> None:
+    """Put a resume file's state into a freshly built run and its stage."""
     load_weights(run.model, content["model"], path)
     run.optimizer.load_state_dict(content["optimizer"])
     run.scaler.load_state_dict(content["scaler"])
     run.progress = Progress(**content["progress"])
+    stage.load_state_dict(content["stage_state"][run.ranks.rank])
     generators = content["generators"][run.ranks.rank]
     torch.set_rng_state(generators["cpu"])
     if generators["device"] is not None and run.placement.device.type == "cuda":

@@ -28,6 +28,11 @@ class Evaluation(NamedTuple):
     bigram: float
     tokens: int
 
+    def values(self) -> dict[str, float]:
+        """What metrics.jsonl keeps."""
+        own = {f"held_out_{key}": getattr(self, key) for key in ("loss", "perplexity", "bits_per_byte", "tokens")}
+        return {**own, "unigram": self.unigram, "bigram": self.bigram}
+
     def lines(self) -> list[str]:
         """What a person reads."""
         return [

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from minimind_ref.progress import progress_bar
 class Metrics:
     """Progress and measurements of one run; on every rank but the first all of it is silent."""
 
-    def __init__(self, folder: Path, *, main: bool, total_steps: int, done_steps: int) -> None:
-        self.main, self.path = main, folder / "metrics.jsonl"
+    def __init__(
+        self, folder: Path, stage: str, targets: str, *, main: bool, total_steps: int, done_steps: int
+    ) -> None:
+        self.main, self.path, self.stage, self.unit = main, folder / "metrics.jsonl", stage, targets[:3]
         self._bar = progress_bar(
             total=total_steps,
             initial=done_steps,
@@ -27,9 +29,9 @@ class Metrics:
             disable=not main,
         )
         self._wandb: Any = None
-        self._start, self._tokens = time.monotonic(), 0
+        self._start, self._targets = time.monotonic(), 0
         if main:
-            keep_until(self.path, done_steps)
+            keep_until(self.path, stage, done_steps)
 
     def start_wandb(self, folder: Path, settings: Mapping[str, Any]) -> None:
         """Log to Weights & Biases too: offline, into the run folder, where no account is configured."""
@@ -40,25 +42,24 @@ class Metrics:
         self._wandb = wandb.init(project="minimind_ref", dir=str(folder), config=dict(settings), mode=online)
 
     def step(self, *, targets: int, loss: float, lr: float, advance: bool) -> None:
-        """Move the bar by one step and show tokens a second, loss and learning rate."""
-        self._tokens += targets
+        """Move the bar by one step and show targets a second, loss and learning rate."""
+        self._targets += targets
         if self.main:
-            self._bar.set_postfix_str(
-                f"{self.tokens_per_second:,.0f} tok/s, loss {loss:.3f}, lr {lr:.2e}", refresh=False
-            )
+            speed = f"{self.targets_per_second:,.0f} {self.unit}/s"
+            self._bar.set_postfix_str(f"{speed}, loss {loss:.3f}, lr {lr:.2e}", refresh=False)
             self._bar.update(int(advance))
 
     @property
-    def tokens_per_second(self) -> float:
-        """Supervised tokens of all ranks a second, since the run or its continuation started."""
-        return self._tokens / max(time.monotonic() - self._start, 1e-9)
+    def targets_per_second(self) -> float:
+        """Targets of all ranks a second (supervised tokens, pairs), since the run or its continuation started."""
+        return self._targets / max(time.monotonic() - self._start, 1e-9)
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line to metrics.jsonl."""
         if not self.main:
             return
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({"stage": self.stage, "step": step, **values}) + "\n")
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
 
@@ -89,28 +90,38 @@ def import_wandb() -> Any:
         raise UserError("--use_wandb needs the extra 'track': pip install 'minimind-ref[track]'") from None
 
 
-def keep_until(path: Path, step: int) -> None:
-    """Drop what a killed run measured after the checkpoint that its continuation starts from; 0 empties the file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+def keep_until(path: Path, stage: str, step: int) -> None:
+    """Drop what a stage measured after the checkpoint that its continuation starts from; 0: all of it."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = [(line, json.loads(line)) for line in lines if line.endswith("}")]
+    kept = [line for line, record in records if record["stage"] != stage or (record["step"] <= step and step)]
     path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
-def draw_curves(folder: Path) -> Path | None:
-    """Plot loss and held-out loss over steps into curves.png; None where matplotlib is not installed."""
+def read_metrics(folder: Path, stage: str) -> list[dict[str, Any]]:
+    """A stage's measurements in a run folder."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["stage"] == stage]
+
+
+def draw_curves(folder: Path, stage: str, panels: Sequence[Sequence[str]]) -> Path | None:
+    """Plot a stage's measurements over steps into curves.png; None where matplotlib is not installed."""
     try:
         import_module("matplotlib").use("Agg")
     except ImportError:
         return None
     pyplot = import_module("matplotlib.pyplot")
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for key, style in (("loss", "-"), ("held_out_loss", "o-"), ("unigram", "--"), ("bigram", ":")):
-        points = [(r["step"], r[key]) for r in records if key in r]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=key.replace("_", " "))
-    axes.set(xlabel="optimiser step", ylabel="nats a token")
-    axes.legend()
+    records = read_metrics(folder, stage)
+    figure, grid = pyplot.subplots(1, len(panels), figsize=(7 * len(panels), 4), layout="constrained", squeeze=False)
+    for axes, keys in zip(grid[0], panels, strict=True):
+        for key in keys:
+            points = [(r["step"], r[key]) for r in records if key in r]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), "o-" if key.startswith("held") else "-", label=key.replace("_", " ")
+                )
+        axes.set(xlabel="optimiser step")
+        axes.legend()
     figure.savefig(folder / "curves.png", dpi=150)
     pyplot.close(figure)
     return folder / "curves.png"

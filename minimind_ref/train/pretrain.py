@@ -1,41 +1,40 @@
 """The first stage: next-token prediction on plain text."""
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from minimind_ref.config import ModelConfig
 from minimind_ref.data import baselines
-from minimind_ref.data.batches import Batch, batches, micro_steps
+from minimind_ref.data.batches import Batch, batches
 from minimind_ref.data.rows import FirstRows, PackedRows, PaddedRows
 from minimind_ref.data.token_file import TokenFile, split
 from minimind_ref.data.tokenise import tokenise_corpus, tokenise_jsonl
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.errors import UserError
 from minimind_ref.generate.generate import generate
 from minimind_ref.loss.cross_entropy import cross_entropy
 from minimind_ref.model.transformer import Transformer
-from minimind_ref.optim.accumulation import windows as cut
 from minimind_ref.train.device import Placement
 from minimind_ref.train.distributed import Ranks, main_first
 from minimind_ref.train.evaluation import Evaluation, HeldOut, evaluate, inputs, token_bytes
 from minimind_ref.train.loop import Loss
-from minimind_ref.train.settings import Settings
+from minimind_ref.train.settings import PretrainSettings
+from minimind_ref.train.stage import Epochs
 
 
 class Pretraining:
-    """Data, loss and evaluation of a pretraining run; every stage offers what this class offers."""
+    """Data, loss and evaluation of a pretraining run."""
 
     prefix = "pretrain"
+    targets = "tokens"
+    curves = (("loss", "held_out_loss", "unigram", "bigram"),)
 
     def __init__(
-        self, settings: Settings, config: ModelConfig, tokenizer: Tokenizer, placement: Placement, ranks: Ranks
+        self, settings: PretrainSettings, model: Transformer, tokenizer: Tokenizer, placement: Placement, ranks: Ranks
     ) -> None:
-        self.settings, self.config, self.tokenizer = settings, config, tokenizer
+        self.settings, self.config, self.tokenizer = settings, model.config, tokenizer
         self.placement, self.ranks = placement, ranks
         with main_first(ranks):
             tokens = self._tokenise(Path(settings.out_dir) / "cache")
@@ -44,10 +43,7 @@ class Pretraining:
         self.fingerprint: str = tokens.metadata["fingerprint"]
         make = PackedRows if settings.batching == "pack" else PaddedRows
         self.rows = make(self.train_tokens, settings.max_seq_len, pad_id=tokenizer.pad_id)
-        assert settings.batch_size is not None  # the command line filled it
-        self.micro_steps = micro_steps(len(self.rows), settings.batch_size, 1, ranks.world_size)
-        self.windows_per_epoch = len(cut(self.micro_steps, settings.accumulation_steps))
-        self.total_windows = self.windows_per_epoch * settings.epochs
+        self.epochs = Epochs(len(self.rows), settings, ranks)
         self.held_out = self._held_out(make) if self.held_tokens.num_documents else None
 
     def _tokenise(self, cache: Path) -> TokenFile:
@@ -67,47 +63,37 @@ class Pretraining:
         rows = make(self.held_tokens, self.settings.max_seq_len, pad_id=self.tokenizer.pad_id)
         return HeldOut(
             rows=FirstRows(rows, max(1, self.settings.eval_tokens // self.settings.max_seq_len)),
-            batch_size=self.settings.batch_size or 1,
+            batch_size=self.epochs.batch_size,
             bytes_of=token_bytes(self.tokenizer, self.config.vocab_size),
             baselines=baselines.fit(self.train_tokens, self.config.vocab_size),
         )
+
+    @property
+    def total_windows(self) -> int:
+        """Accumulation windows of the whole run."""
+        return self.epochs.total_windows
 
     def describe(self) -> list[str]:
         """The data and the step arithmetic, for a person."""
         s, train = self.settings, self.train_tokens
         source = s.data_path or "the built-in corpus: docstrings and sources of this Python's standard library"
         bad = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
-        samples = f"{len(self.rows):,} {'packed rows' if s.batching == 'pack' else 'samples'} of {s.max_seq_len} tokens"
-        steps = f"{self.micro_steps:,} micro-steps × {s.epochs} epoch{'s' * (s.epochs > 1)}"
-        ranks = f" × {self.ranks.world_size} processes" if self.ranks.world_size > 1 else ""
+        samples = f"{'packed rows' if s.batching == 'pack' else 'samples'} of {s.max_seq_len} tokens"
         return [
             f"data      {source}" + (f" (left out: {bad})" if bad else ""),
             f"          {train.num_documents:,} documents, {train.num_tokens:,} tokens; "
             f"held out {self.held_tokens.num_documents:,} documents, {self.held_tokens.num_tokens:,} tokens",
-            f"steps     {samples} / batch {s.batch_size}{ranks} = {steps}; "
-            f"{self.total_windows:,} optimiser steps (accumulation {s.accumulation_steps})"
-            + (f", of which --max_steps takes {s.max_steps:,}" if s.max_steps else ""),
+            self.epochs.line(samples),
         ]
 
     def windows(self, start: int) -> Iterator[list[Batch]]:
         """The accumulation windows of all epochs, from number `start` on."""
-        s = self.settings
-        assert s.batch_size is not None
-        for epoch in range(start // self.windows_per_epoch, s.epochs):
-            done = start % self.windows_per_epoch if epoch == start // self.windows_per_epoch else 0
-            stream = batches(
-                self.rows,
-                batch_size=s.batch_size,
-                seed=s.seed,
-                epoch=epoch,
-                shuffle=s.shuffle,
-                rank=self.ranks.rank,
-                world_size=self.ranks.world_size,
-                start=done * s.accumulation_steps,
-                num_workers=s.num_workers,
-            )
-            while window := list(islice(stream, s.accumulation_steps)):
-                yield window
+        return self.epochs.windows(
+            start,
+            lambda epoch, first: batches(
+                self.rows, num_workers=self.settings.num_workers, **self.epochs.options(epoch, first)
+            ),
+        )
 
     def loss(self, network: nn.Module, batch: Batch) -> Loss:
         """Cross-entropy summed over the batch's supervised tokens, and the load balance."""
@@ -115,6 +101,10 @@ class Pretraining:
         output = network(*inputs(batch, device))
         nll = cross_entropy(output.logits, batch.labels.to(device), reduction="sum", implementation="fused")
         return Loss(nll, output.aux_loss)
+
+    def measures(self) -> dict[str, float]:
+        """Nothing is logged beside the loss."""
+        return {}
 
     def evaluate(self, network: nn.Module) -> Evaluation | None:
         """Held-out loss beside the baselines; None where nothing is held out."""
@@ -137,17 +127,9 @@ class Pretraining:
         )[0]
         return f"{self.tokenizer.decode(prompt)}▸{self.tokenizer.decode(new)}"
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing but its data, which the settings name."""
+        return {}
 
-def check_length(length: int, config: ModelConfig) -> None:
-    """Refuse rows that are longer than the rotary table."""
-    limit = config.max_position_embeddings
-    if length > limit:
-        raise UserError(f"--max_seq_len {length} is more than the network's max_position_embeddings={limit}")
-
-
-def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
-    """Refuse a tokenizer whose ids the embedding does not hold."""
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} entries, more than the network's vocab_size={config.vocab_size}"
-        )
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave."""

@@ -8,24 +8,40 @@ from typing import Any
 
 from minimind_ref.config import PRESETS, ModelConfig, flag
 from minimind_ref.errors import UserError
-from minimind_ref.train.settings import Settings
+from minimind_ref.train.settings import STAGES, Settings
 
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "tiny": dict(
+_TINY = dict(weight_decay=0.1, beta2=0.95, num_workers=0, log_interval=10)
+_SFT = dict(**_TINY, max_seq_len=128, batch_size=32, learning_rate=1e-3, warmup_iters=40, eval_interval=200)
+_GRPO = dict(
+    **_TINY,
+    max_seq_len=96,
+    max_new_tokens=24,
+    epochs=4,
+    max_steps=160,
+    batch_size=16,
+    learning_rate=1e-4,
+    num_updates=2,
+    beta=0.02,
+    eval_interval=20,
+)
+TINY: Mapping[str, Mapping[str, Any]] = {
+    "pretrain": dict(
+        **_TINY,
         max_seq_len=256,
         max_steps=640,
         batch_size=4,
         accumulation_steps=2,
         learning_rate=3e-3,
         warmup_iters=40,
-        weight_decay=0.1,
-        beta2=0.95,
-        num_workers=0,
-        log_interval=10,
         eval_interval=160,
     ),
+    "sft": dict(**_SFT, max_steps=750),
+    "dpo": dict(**_TINY, max_seq_len=128, max_steps=60, batch_size=32, learning_rate=1e-4, eval_interval=20),
+    "grpo": _GRPO,
+    "habit": dict(_SFT, max_steps=100, learning_rate=3e-4),
+    "unlearn": _GRPO,
 }
-"""What a preset changes in a stage's defaults; only tiny has a recipe of its own."""
+"""What the preset tiny changes in the defaults of a stage, or of a step of `train all`; no other has a recipe."""
 
 COMPAT: Mapping[str, Mapping[str, Any]] = {
     "minimind2": dict(
@@ -57,17 +73,26 @@ class Family:
     )
 
 
-def layer(given: Mapping[str, Any]) -> tuple[ModelConfig, Settings]:
-    """The network and the settings that the given flags mean: defaults, then the preset, then compat, then flags."""
+def layer(
+    stage: str, given: Mapping[str, Any], initial: ModelConfig | None = None, recipe: str | None = None
+) -> tuple[ModelConfig, Settings]:
+    """The network and the settings that the given flags mean: defaults, then the preset, then compat, then flags.
+
+    `initial` is the network of the weights to start from; without --preset it is the one that model flags change.
+    `recipe` names tiny's recipe where that is not the stage's.
+    """
+    kind = STAGES[stage]
     model_flags = {f.name: given[f.name] for f in fields(ModelConfig) if f.name in given}
-    run_flags = {f.name: given[f.name] for f in fields(Settings) if f.name in given}
-    preset = given.get("preset") or (None if model_flags else "tiny")
+    run_flags = {f.name: given[f.name] for f in fields(kind) if f.name in given}
     compat = given.get("compat")
     if compat and "aux_loss_counts_padding" not in model_flags:
         model_flags["aux_loss_counts_padding"] = True
+    preset = given.get("preset") or (None if model_flags or initial else "tiny")
+    base = PRESETS[preset] if preset else initial
     try:
-        config = PRESETS[preset].replace(**model_flags) if preset else ModelConfig(**model_flags)
+        config = base.replace(**model_flags) if base else ModelConfig(**model_flags)
     except ValueError as error:
         raise UserError(f"impossible network: {error}") from None
-    recipe = RECIPES.get(preset or "", {})
-    return config, Settings(**{**recipe, **COMPAT.get(compat or "", {}), **run_flags})
+    chosen = TINY[recipe or stage] if base == PRESETS["tiny"] else {}
+    choices = {name: value for name, value in COMPAT.get(compat or "", {}).items() if hasattr(kind, name)}
+    return config, kind(**{**chosen, **choices, **run_flags})

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,25 @@ import torch
 
 from minimind_ref.config import ModelConfig
 from minimind_ref.data.jsonl import DataError
-from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.errors import UserError
-from minimind_ref.model.transformer import Transformer
 from minimind_ref.optim.adamw import AdamW
 from minimind_ref.optim.grad_scaler import GradScaler
-from minimind_ref.train.checkpoint import load_weights, prepare_folder, restore
+from minimind_ref.train.checkpoint import prepare_folder, restore
 from minimind_ref.train.device import BATCH_SIZE, Placement, place
 from minimind_ref.train.distributed import Ranks, local_rank, process_group, wrap
 from minimind_ref.train.loop import Run, parameter_groups
 from minimind_ref.train.metrics import import_wandb
-from minimind_ref.train.pretrain import Pretraining, check_length, check_vocabulary
-from minimind_ref.train.run_folder import read_weights
+from minimind_ref.train.network import build, check_length, load_tokenizer
 from minimind_ref.train.session import Session
 from minimind_ref.train.settings import Settings
 
-STAGES = {"pretrain": Pretraining}
+STAGES = {
+    "pretrain": ("minimind_ref.train.pretrain", "Pretraining"),
+    "sft": ("minimind_ref.train.sft", "FineTuning"),
+    "dpo": ("minimind_ref.train.dpo", "Preference"),
+    "grpo": ("minimind_ref.train.grpo", "Reinforcement"),
+}
+"""Module and class of each stage."""
 
 
 def run_stage(name: str, config: ModelConfig, settings: Settings, resume: Mapping[str, Any] | None = None) -> None:
@@ -62,14 +66,13 @@ def session(
 ) -> Session:
     """The network, then the stage with its data, then the optimiser: whatever can be refused is refused here."""
     check_length(settings.max_seq_len, config)
-    model = _model(config, settings)
+    model = build(config, settings).to(placement.device)
+    module, stage_class = STAGES[name]
     try:
-        tokenizer = Tokenizer.load(settings.tokenizer)
-        check_vocabulary(tokenizer, config)
-        stage = STAGES[name](settings, config, tokenizer, placement, ranks)
+        tokenizer = load_tokenizer(settings, config)
+        stage = getattr(import_module(module), stage_class)(settings, model, tokenizer, placement, ranks)
     except (DataError, ValueError) as error:
         raise UserError(str(error)) from None
-    model.to(placement.device)
     torch.manual_seed(settings.seed + ranks.rank)  # for dropout, which takes no generator
     run = Run(
         model=model,
@@ -91,14 +94,6 @@ def session(
     return ready
 
 
-def _model(config: ModelConfig, settings: Settings) -> Transformer:
-    model = Transformer(config, generator=torch.Generator().manual_seed(settings.seed))
-    if settings.init_from is not None:
-        path, state = read_weights(Path(settings.init_from), config)
-        load_weights(model, state, path)
-    return model
-
-
 def _continue(session: Session, resume: Mapping[str, Any]) -> None:
     for what, stored, now in (
         ("number of processes", resume["world_size"], session.run.ranks.world_size),
@@ -106,4 +101,4 @@ def _continue(session: Session, resume: Mapping[str, Any]) -> None:
     ):
         if stored != now:
             raise UserError(f"--resume: another {what} than when the run was saved ({stored}, now {now})")
-    restore(session.run, resume, session.resume_path)
+    restore(session.run, session.stage, resume, session.resume_path)

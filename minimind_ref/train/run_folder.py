@@ -29,15 +29,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     return record
 
 
+def find_weights(source: Path) -> Path:
+    """The weights' file of a run folder; a file, or Hugging Face's folder, stands for itself."""
+    return source / read_config(source)["weights"] if source.is_dir() and _is_run(source) else source
+
+
 def read_weights(source: Path, config: ModelConfig | None = None) -> tuple[Path, Mapping[str, Any]]:
-    """The state dict of a run folder or a .pth file; a folder's network must be `config`, where that is given."""
-    path = source
-    if source.is_dir():
-        record = read_config(source)
-        path = source / record["weights"]
-        if config is not None:
-            _require_same(config, record["model"], source)
-    return path, read_file(path)
+    """The state dict of a run folder, a .pth file or Hugging Face's folder.
+
+    The network that a run recorded beside them must be `config`, where that is given.
+    """
+    path = find_weights(source)
+    if path.is_dir():
+        model, described = read_network(path)
+        stored, state = model.config, model.state_dict()
+    else:
+        described, state = path, read_file(path)
+        record = read_config(path.parent) if _is_run(path.parent) else {}
+        stored = record["model"] if record.get("weights") == path.name else None
+    if config is not None and stored is not None:
+        _require_same(config, stored, source)
+    return described, state
 
 
 def read_network(source: Path) -> tuple[Transformer, Path]:

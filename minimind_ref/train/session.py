@@ -17,12 +17,13 @@ from minimind_ref.errors import RunError
 from minimind_ref.train.checkpoint import save_resume, save_weights, weights_name, write_json
 from minimind_ref.train.loop import Report, Run, fit
 from minimind_ref.train.metrics import Metrics, draw_curves
+from minimind_ref.train.stage import Stage
 
 
 class Session:
     """A stage, the run that trains it, and the files in its folder."""
 
-    def __init__(self, name: str, config: ModelConfig, run: Run, stage: Any) -> None:
+    def __init__(self, name: str, config: ModelConfig, run: Run, stage: Stage) -> None:
         self.name, self.config, self.run, self.stage = name, config, run, stage
         self.folder = Path(run.settings.out_dir)
         self.resume_path = self.folder / f"{name}_resume.pt"
@@ -38,7 +39,14 @@ class Session:
             return
         if run.ranks.main and not progress.windows:
             self.resume_path.unlink(missing_ok=True)  # of an earlier run in the same folder
-        self.metrics = Metrics(self.folder, main=run.ranks.main, total_steps=run.total_steps, done_steps=progress.steps)
+        self.metrics = Metrics(
+            self.folder,
+            self.name,
+            self.stage.targets,
+            main=run.ranks.main,
+            total_steps=run.total_steps,
+            done_steps=progress.steps,
+        )
         try:
             if run.settings.use_wandb:
                 self.metrics.start_wandb(self.folder, asdict(run.settings))
@@ -123,7 +131,8 @@ class Session:
             values["aux_loss"] = report.aux_loss
         if self.run.placement.scaled:
             values |= {"scale": self.run.scaler.get_scale(), "skipped": self.run.progress.skipped}
-        values["tokens_per_second"] = self.metrics.tokens_per_second
+        values |= self.stage.measures()
+        values["targets_per_second"] = self.metrics.targets_per_second
         self.metrics.record(self.run.progress.steps, values)
 
     def _evaluate(self) -> list[str]:
@@ -131,27 +140,26 @@ class Session:
         if found is None:
             return []
         step = self.run.progress.steps
-        values = {f"held_out_{key}": getattr(found, key) for key in ("loss", "perplexity", "bits_per_byte", "tokens")}
-        self.metrics.record(step, {**values, "unigram": found.unigram, "bigram": found.bigram})
-        loss, baselines = found.lines()
-        self.metrics.say(f"held out  {loss}, after {step:,} steps")
-        return [baselines]
+        self.metrics.record(step, found.values())
+        first, *more = found.lines()
+        self.metrics.say(f"held out  {first}, after {step:,} steps")
+        return more
 
     def _save(self) -> None:
         """The weights first: a kill between the two files costs steps that are repeated, not a stale result."""
         if self.run.ranks.main:
             save_weights(self.run.model, self.weights_path)
-        save_resume(self.run, self.resume_path, config=self.config, stage=self.name, data=self.stage.fingerprint)
+        save_resume(self.run, self.resume_path, config=self.config, name=self.name, stage=self.stage)
 
     def _conclude(self, seconds: float) -> None:
-        progress, rate = self.run.progress, self.metrics.tokens_per_second
+        progress, rate = self.run.progress, f"{self.metrics.targets_per_second:,.0f} {self.stage.targets} a second"
         skipped = f" ({progress.skipped} more skipped for overflow)" if self.run.placement.scaled else ""
-        self._say(f"finished  {progress.steps:,} steps{skipped} in {seconds:.0f} s, {rate:,.0f} tokens a second")
+        self._say(f"finished  {progress.steps:,} steps{skipped} in {seconds:.0f} s, {rate}")
         for line in self._evaluate():
             self._say(f"          {line}")
         if not self.run.ranks.main:
             return
         self._say("sample    " + self.stage.sample(self.run.model).replace("\n", "\n          "))
-        draw_curves(self.folder)
+        draw_curves(self.folder, self.name, self.stage.curves)
         names = sorted(path.name for path in self.folder.iterdir())
         self._say(f"written   {self.folder}/: {', '.join(names)}")

@@ -1,0 +1,126 @@
+"""The report of `train all`: what each step did on questions that no step was trained on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minimind_ref.files import write_atomically
+from minimind_ref.train.metrics import read_metrics
+from minimind_ref.train.settings import STEPS
+from minimind_ref.train.task_scores import Share
+
+ROWS = 8
+"""Rows of a table over time."""
+POLICY_COLUMNS = ("reward", "held_out_reward", "kl", "ratio_min", "ratio_max", "clipped", "answer_length")
+
+
+def write_report(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Write FOLDER/report.md from the steps' results and measurements; returns its path."""
+    parts = [
+        "# What each stage did",
+        "Every figure is on held-out questions, which no step was trained on and no choice was made by. Shares are in "
+        "per cent, with Wilson's 95 % interval.",
+        *_exact(results),
+        *_preference(results),
+        *_policy(folder, "grpo", "Reinforcement on the plain tasks"),
+        *_policy(folder, "unlearn", "Reinforcement against a habit"),
+        "## Which gain is which",
+        *_words(results),
+        "## Transcripts",
+        *_transcripts(results),
+    ]
+    path = folder / "report.md"
+    write_atomically(path, lambda file: file.write(("\n\n".join(parts) + "\n").encode()))
+    return path
+
+
+def share(results: Mapping[str, Any], step: str, kind: str, task: str = "all") -> Share:
+    """A step's exact match: `kind` greedy, sampled, or unmarked (greedy, a spurious mark at the end forgiven)."""
+    return Share(*results[step][kind][task])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _exact(results: Mapping[str, Any]) -> list[str]:
+    tasks = [task for task in results["pretrain"]["greedy"] if task != "all"] + ["all"]
+    parts = ["## Exact match"]
+    for kind, what in (("greedy", "Greedy answers."), ("sampled", "Answers sampled at temperature 1.")):
+        rows = [[task, *(str(share(results, step, kind, task)) for step in STEPS)] for task in tasks]
+        parts += [what, _table(["task", *STEPS], rows)]
+    starts = [f"{name} ({step.stage} from {step.start}): {step.purpose}" for name, step in STEPS.items() if step.start]
+    return [*parts, "The steps: " + "; ".join([f"pretrain: {STEPS['pretrain'].purpose}", *starts]) + "."]
+
+
+def _preference(results: Mapping[str, Any]) -> list[str]:
+    learnt = results["sft"]["learnt"]
+    pairs = results["dpo"]["pairs"]
+    rows = []
+    for task, found in pairs.items():
+        counts = [str(Share(found[key], found["total"])) for key in ("before", "after", "implicit")]
+        rows.append([task, "yes" if task in learnt else "no", *counts, f"{found['margin']:.2f}"])
+    head = ["task", "learnt", "raw preference before", "after", "implicit accuracy", "mean margin"]
+    return [
+        "## Preference",
+        "On held-out pairs: how often the right answer has the higher log-probability before and after, how often its "
+        "margin over the reference is positive (0 before, since policy and reference are then the same), and that "
+        "margin. Learnt: at least half of the validation questions right after fine-tuning.",
+        _table(head, rows),
+        f"Over the learnt tasks, implicit accuracy {implicit_accuracy(results)}.",
+    ]
+
+
+def implicit_accuracy(results: Mapping[str, Any]) -> Share:
+    """The share of the learnt tasks' held-out pairs whose margin over the reference is positive."""
+    pairs = [found for task, found in results["dpo"]["pairs"].items() if task in results["sft"]["learnt"]]
+    return Share(sum(found["implicit"] for found in pairs), sum(found["total"] for found in pairs))
+
+
+def _policy(folder: Path, step: str, title: str) -> list[str]:
+    by_step: dict[int, dict[str, Any]] = {}
+    for record in read_metrics(folder / step, "grpo"):
+        by_step.setdefault(record["step"], {}).update(record)
+    stride = max(1, -(-len(by_step) // ROWS))
+    chosen = list(by_step.values())[::-1][::stride][::-1]
+    rows = [[str(r["step"]), *(f"{r[key]:.4f}" if key in r else "" for key in POLICY_COLUMNS)] for r in chosen]
+    curves = folder / step / "curves.png"
+    return [
+        f"## {title}",
+        "Means since the line before; the ratio's range is over all answer tokens.",
+        _table(["step", *(key.replace("_", " ") for key in POLICY_COLUMNS)], rows),
+        *([f"![curves]({step}/curves.png)"] if curves.exists() else []),
+    ]
+
+
+def _words(results: Mapping[str, Any]) -> list[str]:
+    def points(step: str, kind: str, task: str = "all") -> str:
+        return f"{100 * share(results, step, kind, task).value:.1f} %"
+
+    tasks = [task for task in results["sft"]["greedy"] if task != "all"]
+    learnt = results["sft"]["learnt"]
+    missed = [task for task in tasks if task not in learnt]
+    return [
+        f"- Fine-tuning taught {', '.join(learnt) or 'nothing'}" + (f", not {', '.join(missed)}" if missed else "")
+        + f": greedy exact match went from {points('pretrain', 'greedy')} to {points('sft', 'greedy')}.",
+        f"- Preference made right answers likelier than plausible wrong ones, relative to where it started; exact "
+        f"match is {points('dpo', 'greedy')} where it was {points('sft', 'greedy')}: it sharpens what is known.",
+        f"- Reinforcement on the plain tasks moved greedy exact match from {points('sft', 'greedy')} to "
+        f"{points('grpo', 'greedy')} and sampled exact match from {points('sft', 'sampled')} to "
+        f"{points('grpo', 'sampled')}: it makes the answers that it already finds more probable.",
+        f"- Reinforcement against the habit moved greedy exact match from {points('habit', 'greedy')} to "
+        f"{points('unlearn', 'greedy')}. With the mark forgiven, the network with the habit already answered "
+        f"{points('habit', 'unmarked')} right: what it learnt is what is rewarded, not the tasks.",
+    ]  # fmt: skip
+
+
+def _transcripts(results: Mapping[str, Any]) -> list[str]:
+    parts = []
+    for step in STEPS:
+        shown = [
+            f"- {prompt}  \n  right: `{right}`; answer: `{text}`"
+            for prompt, right, text in results[step]["transcripts"]
+        ]
+        parts += [f"### {step}", "\n".join(shown)]
+    return parts

@@ -1,0 +1,107 @@
+"""How well a network does the built-in tasks: exact match on held-out questions, and preference between answers."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from minimind_ref.data.chat_template import encode_chat
+from minimind_ref.data.tokenizer import Tokenizer
+from minimind_ref.generate.generate import generate
+from minimind_ref.model.transformer import Transformer
+from minimind_ref.train.device import Placement
+
+ROWS = 128
+"""Questions that are answered at once."""
+Z = 1.959963984540054
+"""97.5 % of a normal distribution lie below it."""
+
+
+@dataclass(frozen=True)
+class TaskQuestion:
+    """A question of a task, and its only right answer."""
+
+    task: str
+    prompt: str
+    answer: str
+
+
+class Share(NamedTuple):
+    """`right` of `total`, with Wilson's 95 % interval for the share behind it."""
+
+    right: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The share itself; 0 of nothing."""
+        return self.right / max(self.total, 1)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Bounds of the share.  Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209-212."""
+        n = self.total
+        if not n:
+            return 0.0, 1.0
+        centre = (self.value + Z * Z / (2 * n)) / (1 + Z * Z / n)
+        half = Z / (1 + Z * Z / n) * math.sqrt(self.value * (1 - self.value) / n + Z * Z / (4 * n * n))
+        return max(centre - half, 0.0), min(centre + half, 1.0)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def read_questions(path: Path, count: int | None = None) -> list[TaskQuestion]:
+    """The questions of one of the tasks' files in SFT's format, at most `count`."""
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][:count]
+    turns = [(record["task"], record["conversations"]) for record in records]
+    return [TaskQuestion(task, user["content"], assistant["content"]) for task, (user, assistant) in turns]
+
+
+def answers(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    questions: Sequence[TaskQuestion],
+    placement: Placement,
+    *,
+    temperature: float,
+    seed: int,
+    template: str,
+    max_new_tokens: int = 32,
+) -> list[str]:
+    """The network's answer to each question; one that does not end is cut."""
+    generator = torch.Generator(placement.device).manual_seed(seed)
+    texts: list[str] = []
+    for start in range(0, len(questions), ROWS):
+        prompts = [[{"role": "user", "content": q.prompt}] for q in questions[start : start + ROWS]]
+        ids = [encode_chat(tokenizer, p, add_generation_prompt=True, template=template).ids for p in prompts]
+        with placement.autocast():
+            found = generate(
+                model,
+                ids,
+                max_new_tokens=max_new_tokens,
+                stop_ids=[tokenizer.end_id, tokenizer.pad_id],
+                temperature=temperature,
+                generator=generator,
+            )
+        texts += [tokenizer.decode(answer) for answer in found]
+    return texts
+
+
+def exact_match(questions: Sequence[TaskQuestion], texts: Sequence[str]) -> dict[str, Share]:
+    """Per task, and over all under "all": how many answers are right, whitespace around them apart."""
+    right: dict[str, list[bool]] = {}
+    for question, text in zip(questions, texts, strict=True):
+        right.setdefault(question.task, []).append(text.strip() == question.answer)
+    right["all"] = [hit for hits in right.values() for hit in hits]
+    return {task: Share(sum(hits), len(hits)) for task, hits in right.items()}
+
+
+def as_json(shares: dict[str, Share]) -> dict[str, Any]:
+    """Shares as the pipeline's results.json keeps them."""
+    return {task: [share.right, share.total] for task, share in shares.items()}
