@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from minimind_ref.checks import require_finite, require_rank, require_shape
+from minimind_ref.checks import require_finite, require_shape
 from minimind_ref.loss.tokens import marked, require_axes, require_option, widened
 
 FORMS = ("clip", "cispo")
@@ -97,7 +97,6 @@ def _check_tokens(logp: Tensor, advantages: Tensor, mask: Tensor, **others: Tens
     marks = marked("logp", logp, mask)
     for name, values in others.items():
         require_shape(name, values, tuple(logp.shape), "the shape of logp")
-    require_rank("advantages", advantages, 1)
     require_shape("advantages", advantages, (logp.shape[0],), "the rows of logp")
     return marks
 
