@@ -37,8 +37,8 @@ def is_clipped(
     marks = _check_tokens(logp, advantages, mask, old_logp=old_logp)
     log_ratio = _clean(logp.detach(), marks) - _clean(old_logp.detach(), marks)
     if form == "cispo":
-        return marks & (log_ratio.exp() > 1 + clip_high)
-    return marks & _outside(log_ratio, advantages.detach()[:, None], clip_low, clip_high)
+        return log_ratio.exp() > 1 + clip_high  # what is not marked has ratio 1, which no clip cuts
+    return _outside(log_ratio, advantages.detach()[:, None], clip_low, clip_high)
 
 
 def grpo_terms(
