@@ -335,7 +335,8 @@ def test_a_pair_of_which_only_one_answer_is_left_is_left_out_too(tmp_path):
     records = [([user("q"), thoughtful], [user("q"), quick]), ([user("q"), quick], [user("q"), thoughtful])]
     options = {"template": "minimind3"}
     (_, first), (_, later) = read(pairs(tmp_path, records[:1], **options))
-    assert (length := first.index(True) + 1) <= later.index(True)
+    length = first.index(True) + 1
+    assert length <= later.index(True)
     with pytest.raises(DataError, match="2 times cut before an answer"):
         pairs(tmp_path, records, max_length=length, **options)
 
