@@ -330,6 +330,17 @@ def test_a_pair_of_which_an_answer_is_cut_away_is_left_out_whole(tmp_path):
         assert tokens.metadata["skipped"].get("cut before an answer", 0) == 3 - len(kept) // 2
 
 
+def test_a_pair_of_which_only_one_answer_is_left_is_left_out_too(tmp_path):
+    thoughtful, quick = assistant("A", reasoning_content="R"), assistant("A")  # a thought's text is learnt, no marker
+    records = [([user("q"), thoughtful], [user("q"), quick]), ([user("q"), quick], [user("q"), thoughtful])]
+    options = {"template": "minimind3"}
+    (_, first), (_, later) = read(pairs(tmp_path, records[:1], **options))
+    length = first.index(True) + 1
+    assert length <= later.index(True)
+    with pytest.raises(DataError, match="2 times cut before an answer"):
+        pairs(tmp_path, records, max_length=length, **options)
+
+
 def test_a_split_keeps_pairs_together(tmp_path):
     records = [([user(str(i)), assistant("a")], [user(str(i)), assistant("b")]) for i in range(10)]
     tokens = pairs(tmp_path, records)

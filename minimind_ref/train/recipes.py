@@ -35,7 +35,7 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         warmup_iters=40,
         eval_interval=160,
     ),
-    "sft": dict(**_SFT, max_steps=750),
+    "sft": dict(**_SFT, max_steps=1200),
     "dpo": dict(**_TINY, max_seq_len=128, max_steps=60, batch_size=32, learning_rate=1e-4, eval_interval=20),
     "grpo": _GRPO,
     "habit": dict(_SFT, max_steps=100, learning_rate=3e-4),
