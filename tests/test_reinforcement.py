@@ -1,13 +1,16 @@
 """What group-relative policy optimisation and preference optimisation promise, on their stages as a run makes them."""
 
+import json
 import math
 
 import pytest
 import torch
 from chat_runs import run, session, write_conversations, write_network, write_pairs
-from tolerance import assert_same
+from reward_functions import begins_plainly
+from tolerance import Ulps, assert_same, assert_within
 
 from minimind_ref.data.packing import IGNORE
+from minimind_ref.generate.generate import generate
 from minimind_ref.loss.cross_entropy import token_logp
 from minimind_ref.train.answers import score, score_fixed
 from minimind_ref.train.dpo import Preference
@@ -78,15 +81,16 @@ def test_a_step_makes_better_answers_likelier_and_worse_ones_less_likely(tmp_pat
 
 def test_answers_are_scored_under_the_temperature_that_they_are_sampled_with(tmp_path):
     ready = made(tmp_path, temperature=0.5, reward="length")
+    ready.run.model.double()
     (answers,) = next(ready.stage.windows(0))
     row = 5
     place = answers.labels[row] != IGNORE
     real = answers.attention_mask[row].bool()
     with torch.no_grad():
-        logits = ready.run.model(answers.input_ids[row, real][None]).logits[0].double() / 0.5
+        logits = ready.run.model(answers.input_ids[row, real][None]).logits[0] / 0.5
     expected = token_logp(logits[place[real]], answers.labels[row, place])
-    found = answers.old_logp[row, place].double()
-    assert (found - expected).abs().max() < 2**-16 * expected.abs().max()  # float32 sums in another order
+    another_order = Ulps(2**12, "float64", "the same sums over fewer rows, and without padding")
+    assert_within(answers.old_logp[row, place], expected, another_order)
     assert not answers.old_logp[row, ~place].any()
 
 
@@ -125,6 +129,34 @@ def test_the_reference_stays_and_is_replaced_only_where_that_is_asked(tmp_path):
         assert torch.equal(reference, before) == (refresh == 0)
 
 
+def mean_reward(source, folder):
+    """How many of many sampled answers of a run's policy begin plainly."""
+    ready = session("grpo", init_from=source, data_path=folder / "grpo.jsonl", out_dir=source, batch_size=2)
+    ids = generate(
+        ready.run.model,
+        [prompt.ids for prompt in ready.stage.prompts],
+        max_new_tokens=2,
+        num_samples=40,
+        generator=torch.Generator().manual_seed(0),
+    )
+    texts = [ready.stage.tokenizer.decode(answer) for answer in ids]
+    return sum(begins_plainly(texts, texts, texts)) / len(texts)
+
+
+def test_the_policy_learns_what_is_rewarded_and_nothing_from_random_rewards(tmp_path):
+    flags = ["--max_new_tokens", "2", "--num_generations", "8", "--batch_size", "8", "--accumulation_steps", "1"]
+    flags += ["--beta", "0", "--max_steps", "24", "--eval_interval", "0", "--epochs", "9", "--learning_rate", "0.03"]
+    gained = {}
+    for name in ("begins_plainly", "at_random"):
+        out = tmp_path / name
+        assert run("grpo", tmp_path, *flags, "--reward", f"reward_functions:{name}", "--out_dir", out) == 0
+        records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        assert max(r["ratio_max"] for r in records if "ratio_max" in r) > 1.05  # both policies do move
+        gained[name] = mean_reward(out, tmp_path) - mean_reward(tmp_path / "start", tmp_path)
+    assert gained["begins_plainly"] > 0.25
+    assert gained["at_random"] < gained["begins_plainly"] / 3
+
+
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
@@ -153,4 +185,5 @@ def test_preference_scores_its_reference_once(tmp_path):
     logp = score_fixed(
         first.run.model, batch.input_ids, batch.attention_mask, batch.labels, placement=first.run.placement
     )
-    assert (logp.sum(dim=1).view(-1, 2) - pairs.reference).abs().max() < 2**-16 * logp.sum(dim=1).abs().max()
+    another_batch = Ulps(2**8, "float32", "the same sums in a batch of other rows, padded to another length")
+    assert_within(logp.sum(dim=1).view(-1, 2), pairs.reference, another_batch)

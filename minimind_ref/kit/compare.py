@@ -61,7 +61,7 @@ def _numbers(name: str, got: np.ndarray, want: np.ndarray, bound: np.ndarray) ->
     times = f"{ratio[at]:.3g} times the bound" if np.isfinite(ratio[at]) else "no error is allowed"
     off = int((ratio > 1).sum())
     text = f"{place} is {value:.9g} instead of {wanted:.9g} ± {allowed:.3g}, {times} ({off} of {ratio.size} are off)"
-    return Comparison(float(ratio[at]), "value", text, repr(float(wanted)), repr(float(value)), f"{allowed:.3g}")
+    return Comparison(float(ratio[at]), "value", text, repr(float(wanted)), repr(float(value)), repr(float(allowed)))
 
 
 def _whole(name: str, got: np.ndarray, want: np.ndarray, bound: Any) -> Comparison:
