@@ -76,6 +76,11 @@ class Tokenizer:
         return max(self.bytes_of) + 1
 
     @property
+    def stop_ids(self) -> list[int]:
+        """Return the ids that end an answer: the end token, and the one that ends a text."""
+        return [self.end_id, self.pad_id]
+
+    @property
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file's text, in hexadecimal."""
         return hashlib.sha256(self.source.encode()).hexdigest()

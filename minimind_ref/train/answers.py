@@ -1,12 +1,52 @@
-"""Log-probabilities of the labelled tokens, scored the same way for the policy, its past and its reference."""
+"""Answers of a network, and log-probabilities scored the same way for the policy, its past and its reference."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minimind_ref.data.packing import IGNORE
+from minimind_ref.data.tokenizer import Tokenizer
+from minimind_ref.generate.generate import generate
 from minimind_ref.loss.cross_entropy import token_logp
+from minimind_ref.model.transformer import Transformer
 from minimind_ref.train.device import Placement
+
+
+class Answer(NamedTuple):
+    """One answer: its ids, whether it ended by itself, its text without the end token."""
+
+    ids: list[int]
+    finished: bool
+    text: str
+
+
+def answer(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    num_samples: int = 1,
+    generator: torch.Generator | None = None,
+) -> list[Answer]:
+    """`num_samples` answers to each prompt, from the whole distribution: what is not filtered is scored as it was."""
+    stops = tokenizer.stop_ids
+    found = generate(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        stop_ids=stops,
+        temperature=temperature,
+        num_samples=num_samples,
+        generator=generator,
+    )
+    ended = [ids[-1] in stops for ids in found]
+    texts = [tokenizer.decode(ids[:-1] if end else ids) for ids, end in zip(found, ended, strict=True)]
+    return list(map(Answer, found, ended, texts))
 
 
 def score(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +11,9 @@ from torch import Tensor
 from minimind_ref.data.conversations import Prompt
 from minimind_ref.data.packing import IGNORE
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.generate.generate import generate
 from minimind_ref.loss.grpo import group_advantages, grpo_divisor
 from minimind_ref.model.transformer import Transformer
-from minimind_ref.train.answers import score_fixed
+from minimind_ref.train.answers import answer, score_fixed
 from minimind_ref.train.device import Placement
 from minimind_ref.train.rewards import Rewards
 from minimind_ref.train.settings import GRPOSettings
@@ -58,11 +57,6 @@ class Sampler:
     rewards: Rewards
     max_new_tokens: int
 
-    @property
-    def stop_ids(self) -> list[int]:
-        """What ends an answer."""
-        return [self.tokenizer.end_id, self.tokenizer.pad_id]
-
     def __call__(
         self,
         model: Transformer,
@@ -72,21 +66,14 @@ class Sampler:
         temperature: float,
         generator: torch.Generator | None = None,
     ) -> Scored:
-        """`num_samples` answers to each prompt, drawn from the whole distribution, which is what is scored later."""
-        ids = generate(
-            model,
-            [prompt.ids for prompt in prompts],
-            max_new_tokens=self.max_new_tokens,
-            stop_ids=self.stop_ids,
-            temperature=temperature,
-            num_samples=num_samples,
-            generator=generator,
-        )
-        finished = [answer[-1] in self.stop_ids for answer in ids]
-        texts = [self.tokenizer.decode(a[:-1] if ended else a) for a, ended in zip(ids, finished, strict=True)]
+        """`num_samples` answers to each prompt, and what they are worth."""
+        ids = [prompt.ids for prompt in prompts]
+        options: dict[str, Any] = dict(temperature=temperature, num_samples=num_samples, generator=generator)
+        found = answer(model, self.tokenizer, ids, max_new_tokens=self.max_new_tokens, **options)
         each = [prompt for prompt in prompts for _ in range(num_samples)]
-        values = self.rewards([p.messages for p in each], texts, [p.reference for p in each])
-        return Scored(ids, finished, torch.tensor(values).view(len(prompts), num_samples))
+        texts = [one.text for one in found]
+        values = torch.tensor(self.rewards([p.messages for p in each], texts, [p.reference for p in each]))
+        return Scored([one.ids for one in found], [one.finished for one in found], values.view(-1, num_samples))
 
 
 def roll_out(
@@ -136,9 +123,9 @@ def lay_out(prompts: Sequence[list[int]], answers: Sequence[list[int]], pad_id: 
     before, after = max(map(len, prompts)), max(map(len, answers))
     ids = torch.full((len(prompts), before + after), pad_id)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        start, stop = before - len(prompt), before + len(answer)
-        ids[row, start:stop] = torch.tensor([*prompt, *answer])
+    for row, (prompt, new) in enumerate(zip(prompts, answers, strict=True)):
+        start, stop = before - len(prompt), before + len(new)
+        ids[row, start:stop] = torch.tensor([*prompt, *new])
         mask[row, start:stop] = 1
-        labels[row, before - 1 : stop - 1] = torch.tensor(answer)
+        labels[row, before - 1 : stop - 1] = torch.tensor(new)
     return ids, mask, labels

@@ -15,9 +15,9 @@ from minimind_ref.data.rows import FirstRows, SupervisedRows
 from minimind_ref.data.token_file import TokenFile, split
 from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.errors import UserError
-from minimind_ref.generate.generate import generate
 from minimind_ref.loss.cross_entropy import cross_entropy
 from minimind_ref.model.transformer import Transformer
+from minimind_ref.train.answers import answer
 from minimind_ref.train.device import Placement
 from minimind_ref.train.distributed import Ranks, main_first, total
 from minimind_ref.train.loop import Loss
@@ -143,9 +143,8 @@ class FineTuning:
 def show_answer(model: Transformer, prompt: list[int], tokenizer: Tokenizer, length: int) -> str:
     """A prompt and the greedy answer to it, for a person."""
     room = model.config.max_position_embeddings - len(prompt)
-    stop = [tokenizer.end_id, tokenizer.pad_id]
-    answer = generate(model, [prompt], max_new_tokens=min(length, room), stop_ids=stop, temperature=0.0)[0]
-    return f"{tokenizer.decode(prompt).strip()} ▸{tokenizer.decode(answer)}"
+    (found,) = answer(model, tokenizer, [prompt], max_new_tokens=min(length, room), temperature=0.0)
+    return f"{tokenizer.decode(prompt).strip()} ▸{found.text}"
 
 
 def require_data(path: str | None, stage: str) -> str:

@@ -11,8 +11,9 @@ import torch
 
 from minimind_ref.data.chat_template import encode_chat
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.generate.generate import generate
 from minimind_ref.model.transformer import Transformer
+from minimind_ref.train import rewards
+from minimind_ref.train.answers import answer
 from minimind_ref.train.device import Placement
 
 ROWS = 128
@@ -49,7 +50,7 @@ class Share(NamedTuple):
             return 0.0, 1.0
         centre = (self.value + Z * Z / (2 * n)) / (1 + Z * Z / n)
         half = Z / (1 + Z * Z / n) * math.sqrt(self.value * (1 - self.value) / n + Z * Z / (4 * n * n))
-        return max(centre - half, 0.0), min(centre + half, 1.0)
+        return centre - half if self.right else 0.0, centre + half if self.right < n else 1.0
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -81,25 +82,20 @@ def answers(
         prompts = [[{"role": "user", "content": q.prompt}] for q in questions[start : start + ROWS]]
         ids = [encode_chat(tokenizer, p, add_generation_prompt=True, template=template).ids for p in prompts]
         with placement.autocast():
-            found = generate(
-                model,
-                ids,
-                max_new_tokens=max_new_tokens,
-                stop_ids=[tokenizer.end_id, tokenizer.pad_id],
-                temperature=temperature,
-                generator=generator,
-            )
-        texts += [tokenizer.decode(answer) for answer in found]
+            options: dict[str, Any] = dict(temperature=temperature, generator=generator)
+            found = answer(model, tokenizer, ids, max_new_tokens=max_new_tokens, **options)
+        texts += [one.text for one in found]
     return texts
 
 
 def exact_match(questions: Sequence[TaskQuestion], texts: Sequence[str]) -> dict[str, Share]:
-    """Per task, and over all under "all": how many answers are right, whitespace around them apart."""
-    right: dict[str, list[bool]] = {}
-    for question, text in zip(questions, texts, strict=True):
-        right.setdefault(question.task, []).append(text.strip() == question.answer)
+    """Per task, and over all under "all": how many answers get the reward for an exact match."""
+    right: dict[str, list[float]] = {}
+    hits = rewards.exact_match([], list(texts), [question.answer for question in questions])
+    for question, hit in zip(questions, hits, strict=True):
+        right.setdefault(question.task, []).append(hit)
     right["all"] = [hit for hits in right.values() for hit in hits]
-    return {task: Share(sum(hits), len(hits)) for task, hits in right.items()}
+    return {task: Share(int(sum(hits)), len(hits)) for task, hits in right.items()}
 
 
 def as_json(shares: dict[str, Share]) -> dict[str, Any]:

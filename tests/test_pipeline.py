@@ -1,0 +1,117 @@
+"""`train all`: what it counts, what it says about it, and one short run of all its steps."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from runs import train, write_corpus
+from tolerance import Ulps, assert_within
+
+from minimind_ref.train.__main__ import split_flags
+from minimind_ref.train.report import implicit_accuracy, write_report
+from minimind_ref.train.settings import STEPS
+from minimind_ref.train.task_scores import Share, TaskQuestion, Z, exact_match
+
+QUICK = [word for step in STEPS for word in (f"--{step}.max_steps", "2")]
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 7), (3, 7), (7, 7), (411, 1000), (1, 1)])
+def test_wilsons_bounds_are_the_shares_that_a_normal_test_just_accepts(right, total):
+    share = Share(right, total)
+    for bound in share.interval:
+        if bound not in (0.0, 1.0):
+            accepted = np.array([Z * math.sqrt(bound * (1 - bound) / total)])
+            cancelled = Ulps(2**6, "float64", "the difference of two shares loses the digits that they have in common")
+            assert_within(np.array([abs(share.value - bound)]), accepted, cancelled)
+    low, high = share.interval
+    assert 0 <= low <= share.value <= high <= 1 and (low > 0) == (right > 0) and (high < 1) == (right < total)
+    assert Share(0, 0).interval == (0.0, 1.0) and str(Share(1, 2)).startswith("50.0 [")
+
+
+def test_exact_match_counts_by_task_and_forgives_outer_whitespace_only():
+    questions = [TaskQuestion(task, "?", right) for task, right in (("a", "x y"), ("b", "z"), ("a", "w"), ("a", "v"))]
+    found = exact_match(questions, [" x y\n", "Z", "w", "v !"])
+    assert found == {"a": Share(2, 3), "b": Share(0, 1), "all": Share(2, 4)}
+
+
+def test_flags_of_one_step_are_taken_apart_from_those_of_all():
+    words = [
+        "--seed",
+        "3",
+        "--sft.max_steps",
+        "5",
+        "--grpo.scale_rewards",
+        "--out_dir",
+        "x",
+        "--sft.beta1=0.8",
+        "--a.b",
+        "1",
+    ]
+    general, of_step = split_flags(words, tuple(STEPS))
+    assert general == ["--seed", "3", "--out_dir", "x", "--a.b", "1"]
+    assert of_step == {"sft": ["--max_steps", "5", "--beta1=0.8"], "grpo": ["--scale_rewards"]}
+
+
+def results():
+    """Made-up results of every step: exact match 1, 50, 52, 20, 0 and 45 of 100."""
+    found = {}
+    for step, right in zip(STEPS, (1, 50, 52, 20, 0, 45), strict=True):
+        shares = {"reverse": [right, 100], "all": [right, 100]}
+        found[step] = {"greedy": shares, "sampled": shares, "unmarked": {"all": [44, 100]}, "transcripts": []}
+    found["sft"]["learnt"] = ["reverse"]
+    pair = {"total": 50, "implicit": 45, "before": 30, "after": 40, "margin": 0.25}
+    found["dpo"]["pairs"] = {"reverse": pair, "sum": {**pair, "implicit": 5}}
+    return found
+
+
+def test_the_report_says_rose_or_fell_only_where_the_intervals_are_apart(tmp_path):
+    for step in ("grpo", "unlearn"):
+        (tmp_path / step).mkdir()
+        records = [{"stage": "grpo", "step": n, "reward": n / 8, "kl": 0.5} for n in range(1, 20)]
+        (tmp_path / step / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    text = write_report(tmp_path, results()).read_text(encoding="utf-8")
+    assert "Greedy exact match rose, from 1.0 % to 50.0 %" in text
+    assert "match stayed within its intervals, from 50.0 % to 52.0 %" in text
+    assert "plain tasks, greedy exact match fell, from 50.0 % to 20.0 %" in text
+    assert "habit, greedy exact match rose, from 0.0 % to 45.0 %" in text and "had 44.0 % right before" in text
+    assert implicit_accuracy(results()) == Share(45, 50)  # the learnt task's pairs alone
+    assert "| reverse | yes | 60.0" in text and "| sum | no |" in text and "| 19 | 2.3750 |" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--questions", "0"], "--questions 0 must be at least 1"),
+        (["--out_dir", ""], "--out_dir is empty"),
+        (["--sft.max_step", "3"], "did you mean --max_steps"),
+        (["--max_steps", "3"], "unknown flag --max_steps"),
+    ],
+)
+def test_bad_flags_of_the_pipeline_are_one_line(tmp_path, capsys, flags, message):
+    assert train("all", "--out_dir", tmp_path / "out", *flags) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_all_steps_run_and_go_on_where_they_were_stopped(tmp_path, capsys):
+    out = tmp_path / "out"
+    corpus = write_corpus(tmp_path / "corpus.jsonl")
+    flags = ["--out_dir", out, *QUICK, "--questions", "9", "--pretrain.data_path", corpus, "--device", "cpu"]
+    flags += ["--pretrain.held_out", "0.1"]
+    assert train("all", *flags) == 0
+    report = (out / "report.md").read_text(encoding="utf-8")
+    for step in STEPS:
+        assert f"### {step}" in report
+    for step in ("grpo", "unlearn"):
+        metrics = [json.loads(line) for line in (out / step / "metrics.jsonl").read_text().splitlines()]
+        assert any("ratio_max" in record for record in metrics)
+    kept = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    del kept["grpo"], kept["habit"], kept["unlearn"]
+    (out / "results.json").write_text(json.dumps(kept), encoding="utf-8")
+    capsys.readouterr()
+    assert train("all", *flags, "--resume") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("finished  already: ") == 6  # three by their results, three by their run folders
+    assert (out / "report.md").read_text(encoding="utf-8") == report
