@@ -9,4 +9,15 @@ from minimind_ref.data.tasks.files import MARK, Sizes, write
 from minimind_ref.data.tasks.questions import SPLITS, Question, distinct_questions, question, split_of
 from minimind_ref.data.tasks.task import TASKS, Task
 
-__all__ = ["MARK", "SPLITS", "TASKS", "Question", "Sizes", "Task", "distinct_questions", "question", "split_of", "write"]
+__all__ = [
+    "MARK",
+    "SPLITS",
+    "TASKS",
+    "Question",
+    "Sizes",
+    "Task",
+    "distinct_questions",
+    "question",
+    "split_of",
+    "write",
+]
