@@ -41,6 +41,7 @@ ALLOWED = {  # folder or file -> what of the package it may import
     "train": BASE | {"data", "model", "loss", "optim", "generate", "interop"},
     "evaluate": BASE | {"data", "model", "loss", "generate", "interop", "train"},
     "inspect": BASE | {"interop", "train"},
+    "chat": BASE | {"data", "model", "generate", "interop", "train"},
 }
 ANYTHING = {"golden", "kit"}
 STANDARD_LIBRARY_ONLY = {"config", "checks", "errors", "files", "flags"}

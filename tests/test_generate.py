@@ -37,14 +37,15 @@ class Scripted(Transformer):
         )
         self.logits, self.calls = logits, []
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, segment_ids=None, cache=None):
+    def forward(self, input_ids, attention_mask=None, *, cache=None, logits_mask=None):
         past = cache[0].keys.shape[1] if cache else 0
         total = past + input_ids.shape[1]
         assert attention_mask.shape == (len(input_ids), total)
         self.calls.append((tuple(input_ids.shape), self.training, torch.is_grad_enabled()))
         rows = [[self.logits(index, past + s + 1) for s, index in enumerate(row)] for row in input_ids.tolist()]
         kept = torch.zeros(len(input_ids), total, 1, 2)
-        return Output(torch.tensor(rows), torch.zeros(()), (KeyValue(kept, kept),))
+        assert logits_mask.sum() == len(input_ids), "the head runs on the last positions only"
+        return Output(torch.tensor(rows)[logits_mask], torch.zeros(()), (KeyValue(kept, kept),))
 
 
 def successor(index, length, step=1):
@@ -154,6 +155,20 @@ def test_a_row_that_ended_changes_no_number_of_the_others():
     expected = [row[: row.index(stop) + 1] if stop in row else row for row in free]
     assert ended == expected
     assert len({len(row) for row in ended}) > 1
+
+
+def test_a_row_that_ended_costs_nothing_and_its_samples_go_on():
+    model = Scripted(successor)
+    rows = generate(model, [[3], [7, 1], [5]], max_new_tokens=6, stop_ids=[6, 4], temperature=0.0, num_samples=2)
+    assert rows == [[4], [4], [2, 3, 4], [2, 3, 4], [6], [6]]
+    assert [shape for shape, _, _ in model.calls] == [(3, 2), (2, 1), (2, 1)]
+    prompt, (_, _, model) = [4, 7, 2], loaded("minimind2")
+    options = {"max_new_tokens": 9, "num_samples": 7, "temperature": 2.0}
+    free = generate(model, [PROMPTS[1], prompt], generator=torch.Generator().manual_seed(5), **options)
+    stops = [row[n] for n, row in enumerate(free[:3])]
+    ended = generate(model, [PROMPTS[1], prompt], stop_ids=stops, generator=torch.Generator().manual_seed(5), **options)
+    cut = [next((n for n, index in enumerate(row, start=1) if index in stops), len(row)) for row in free]
+    assert ended == [row[:n] for n, row in zip(cut, free, strict=True)] and len(set(cut)) > 3
 
 
 def test_the_table_may_be_filled_and_not_exceeded():
@@ -337,9 +352,9 @@ def test_low_precision_networks_generate(dtype):
         ({"top_k": -2}, "top_k=-2"),
         ({"top_p": 1.5}, "top_p=1.5"),
         ({"min_p": -0.5}, "min_p=-0.5"),
-        ({"repetition_penalty": 0.0}, "penalty=0.0"),
-        ({"repetition_penalty": math.nan}, "penalty=nan"),
-        ({"repetition_penalty": math.inf}, "penalty=inf"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
+        ({"repetition_penalty": math.nan}, "repetition_penalty=nan"),
+        ({"repetition_penalty": math.inf}, "repetition_penalty=inf"),
     ),
     ids=str,
 )

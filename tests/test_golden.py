@@ -21,8 +21,10 @@ import minimind_ref.oracle.rms_norm as oracle
 from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.golden import files, networks, safetensors, texts
 from minimind_ref.golden.__main__ import main
+from minimind_ref.golden.compute import compute
 from minimind_ref.golden.folder import Folder
 from minimind_ref.golden.generator import words
+from minimind_ref.golden.trees import GoldenError
 from minimind_ref.oracle.bounded import PROFILES, decide_top, store
 
 ROOT = Path(__file__).parents[1]
@@ -276,6 +278,16 @@ def test_regen_refuses_a_gradient_that_is_not_the_definitions_slope(root, capsys
     monkeypatch.setattr("minimind_ref.golden.faces.torch_face", lambda component, name: None)
     assert run(root, "regen", "--reason", "wrong") == 1
     assert "the definition's slope along x is" in capsys.readouterr().err
+
+
+def test_a_detached_input_has_a_gradient_that_is_no_slope():
+    """The reference's is 0 by decree; only a case that says so is recorded."""
+    case = next(case for case in Folder().load("dpo", complete=True)["cases"] if case["id"] == "dpo/basic")
+    _, gradients = compute("dpo", case, ROOT / "specs", full=True)
+    assert not gradients.expected["float64"]["reference_chosen"].any()
+    silent = {**case, "gradients": {n: x for n, x in case["gradients"].items() if n != "detached"}}
+    with pytest.raises(GoldenError, match="the definition's slope along reference_chosen is"):
+        compute("dpo", silent, ROOT / "specs", full=True)
 
 
 def test_bad_input_has_status_2_and_one_line(recorded, capsys):

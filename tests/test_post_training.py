@@ -1,7 +1,6 @@
 """SFT's, DPO's and GRPO's updates in NumPy against the torch loop, from stored states; TRAINING-13 to 16."""
 
 from functools import cache
-from types import SimpleNamespace
 
 import jaxtyping
 import numpy as np
@@ -12,13 +11,22 @@ from steps import EXPERTS, QK, SHAPE, assert_step_agrees, carrying, make_model, 
 from tolerance import assert_within
 
 from minimind_ref import ModelConfig
-from minimind_ref.loss.cross_entropy import cross_entropy, token_logp
-from minimind_ref.loss.dpo import dpo_losses, sequence_logp
-from minimind_ref.loss.grpo import group_advantages, grpo_total
+from minimind_ref.data.batches import Batch
+from minimind_ref.loss.dpo import sequence_logp
+from minimind_ref.loss.grpo import group_advantages
 from minimind_ref.oracle import objectives
 from minimind_ref.oracle import training as oracle
-from minimind_ref.oracle.bounded import bound, bound_inputs, value
-from minimind_ref.train.loop import Loss, optimisation_step
+from minimind_ref.oracle.bounded import bound_inputs, value
+from minimind_ref.train.answers import score
+from minimind_ref.train.device import place
+from minimind_ref.train.dpo import MEASURES, Preference
+from minimind_ref.train.grpo import Reinforcement
+from minimind_ref.train.loop import optimisation_step
+from minimind_ref.train.pairs import Pairs
+from minimind_ref.train.policy_measures import PolicyMeasures
+from minimind_ref.train.rollout import Answers
+from minimind_ref.train.settings import DPOSettings, GRPOSettings, SFTSettings
+from minimind_ref.train.sft import FineTuning
 
 ONE = SHAPE | dict(num_hidden_layers=1)
 CONFIGS = {
@@ -48,6 +56,8 @@ STEPS = 2
 LENGTH = 9
 MAIN = ("sft", "dpo", "grpo")
 VARIANTS = (("dpo_ipo", "dense"), ("dpo_hinge", "moe"), ("grpo_token", "moe"), ("grpo_cispo", "dense"))
+WINDOWED = (("sft", "moe"), ("dpo", "dense"), ("grpo", "moe"), ("grpo_token", "dense"))
+BARE = {"betas": (0.0, 0.95), "max_norm": float("inf")}
 stages = pytest.mark.parametrize("stage", STAGES)
 configs = pytest.mark.parametrize("name", CONFIGS)
 
@@ -55,15 +65,20 @@ configs = pytest.mark.parametrize("name", CONFIGS)
 # --- batches: a prompt is (its seed, its length), an answer likewise; what is learnt is the answers
 
 
-def rows(texts):
-    """Right-padded rows of (prompt, answer, …) pieces, by turns ignored and learnt; labels are aligned."""
-    ids, labels = np.zeros((len(texts), LENGTH), int), np.full((len(texts), LENGTH), -100)
-    real = np.zeros((len(texts), LENGTH), int)
+def rows(texts, prompt_width=0):
+    """Rows of (prompt, answer, …) pieces, by turns ignored and learnt, padded right; labels are aligned.
+
+    With `prompt_width` as a rollout has them: each prompt is padded left to that width.
+    """
+    shape = (len(texts), LENGTH)
+    ids, labels, real = np.zeros(shape, int), np.full(shape, -100), np.zeros(shape, int)
     for row, pieces in enumerate(texts):
         tokens = np.concatenate([draw_integers(seed, (n,), 1, 31) for seed, n in pieces])
         learnt = np.concatenate([np.full(n, i % 2) for i, (_, n) in enumerate(pieces)])
-        ids[row, : len(tokens)], real[row, : len(tokens)] = tokens, 1
-        labels[row, : len(tokens) - 1] = np.where(learnt[1:], tokens[1:], -100)
+        start = max(prompt_width - pieces[0][1], 0)
+        stop = start + len(tokens)
+        ids[row, start:stop], real[row, start:stop] = tokens, 1
+        labels[row, start : stop - 1] = np.where(learnt[1:], tokens[1:], -100)
     return {"input_ids": ids, "labels": labels, "attention_mask": real}
 
 
@@ -89,7 +104,7 @@ def grpo_window():
     first, second = (21, 2), (22, 4)
     texts = [[first, (23, 5)], [first, (24, 2)], [first, (25, 3)], [second, (26, 1)], [second, (27, 5)]]
     texts.append([second, (28, 3)])
-    return [rows(texts[:2]), rows(texts[2:])]
+    return [rows(texts[:2], 2), rows(texts[2:], 4)]
 
 
 WINDOWS = {"sft": sft_window, "dpo": dpo_window, "grpo": grpo_window}
@@ -107,46 +122,39 @@ def without_type_checks():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def tensors(batch, count):
-    """A micro-batch as the loop takes it."""
-    return SimpleNamespace(
-        **{n: torch.tensor(x) for n, x in batch.items()}, num_targets=count, num_documents=len(batch["labels"])
-    )
+def micro_batch(stage, batch):
+    """What the stage's loss takes: a batch, pairs with their reference's scores, or answers of a rollout."""
+    kind, options = STAGES[stage]
+    t, count = {n: torch.tensor(x) for n, x in batch.items()}, objective_of(stage).count(batch)
+    rows = (t["input_ids"], t["labels"], None, None, t["attention_mask"], count, len(t["labels"]))
+    if kind == "grpo":
+        return Answers(**t, num_targets=count)
+    if kind == "sft":
+        return Batch(*rows)
+    mask, reduction = t["labels"] != -100, options.get("reduction", "sum")
+    return Pairs(Batch(*rows), sequence_logp(t["reference_logp"], mask, reduction=reduction).view(-1, 2))
 
 
-def torch_logp(network, batch, temperature):
-    output = network(batch.input_ids, attention_mask=batch.attention_mask)
-    return token_logp(output.logits / temperature, batch.labels.clamp(min=0)), output.aux_loss
-
-
-def torch_loss(kind, options):
-    """The stage's loss as its torch faces give it."""
-    options = dict(options)
-    temperature = options.pop("temperature", 1.0)
-
-    def sft(network, batch):
-        output = network(batch.input_ids, attention_mask=batch.attention_mask)
-        return Loss(cross_entropy(output.logits, batch.labels, reduction="sum"), output.aux_loss)
-
-    def dpo(network, batch):
-        logp, aux = torch_logp(network, batch, 1.0)
-        mask, reduced = batch.labels != -100, {"reduction": options.get("reduction", "sum")}
-        policy, reference = (sequence_logp(x, mask, **reduced) for x in (logp, batch.reference_logp))
-        loss = {n: x for n, x in options.items() if n != "reduction"}
-        return Loss(dpo_losses(policy[::2], policy[1::2], reference[::2], reference[1::2], **loss).sum(), aux)
-
-    def grpo(network, batch):
-        logp, aux = torch_logp(network, batch, temperature)
-        constants = (batch.old_logp, batch.reference_logp, batch.advantages)
-        return Loss(grpo_total(logp, *constants, batch.labels != -100, **options), aux)
-
-    return {"sft": sft, "dpo": dpo, "grpo": grpo}[kind]
+def torch_loss(stage):
+    """The loss of the stage itself, which is given its settings and no data."""
+    kind, options = STAGES[stage]
+    flags = {{"form": "loss", "length": "max_new_tokens"}.get(n, n): x for n, x in options.items()}
+    classes = {
+        "sft": (FineTuning, SFTSettings),
+        "dpo": (Preference, DPOSettings),
+        "grpo": (Reinforcement, GRPOSettings),
+    }
+    made = object.__new__(classes[kind][0])
+    made.settings, made.placement = classes[kind][1](**flags), place("cpu", "float32")
+    made._seen, made._measured = torch.zeros(len(MEASURES) + 1), PolicyMeasures()  # what is logged beside the loss
+    return made.loss
 
 
 def torch_score(model, batch, temperature=1.0):
     """The log-probabilities of the answers' tokens, with what no one may read where there is none."""
     with torch.no_grad():
-        logp, _ = torch_logp(model, tensors(batch, 0), temperature)
+        inputs = (torch.tensor(batch[n]) for n in ("input_ids", "attention_mask", "labels"))
+        logp, _ = score(model, *inputs, temperature)
     return np.where(batch["labels"] == -100, np.nan, logp.numpy())
 
 
@@ -187,11 +195,10 @@ def objective_of(stage):
 def recorded(stage, name, **changes):
     """The torch run: two updates on the same window, the state around each, and their reports."""
     run = make_run(CONFIGS[name], SETTINGS | changes, accumulation_steps=2)
-    count = objective_of(stage).count
-    window = [tensors(batch, count(batch)) for batch in window_of(stage, name)]
+    window = [micro_batch(stage, batch) for batch in window_of(stage, name)]
     states, reports = [state_of(run)], []
     for _ in range(STEPS):
-        reports.append(optimisation_step(run, window, torch_loss(*STAGES[stage])))
+        reports.append(optimisation_step(run, window, torch_loss(stage)))
         states.append(state_of(run))
     return states, reports
 
@@ -210,23 +217,29 @@ def mapped(stage, name, step):
 # --- agreement
 
 
-@pytest.mark.parametrize("step", range(STEPS))
-@pytest.mark.parametrize("stage, name", [(stage, name) for stage in MAIN for name in CONFIGS] + list(VARIANTS))
+@pytest.mark.parametrize(
+    "stage, name, step",
+    [(stage, name, step) for stage in MAIN for name in CONFIGS for step in range(STEPS)] + [(*v, 1) for v in VARIANTS],
+)
 def test_training_13_14_15_a_step_from_a_stored_state_is_within_its_bound(stage, name, step):
     """Loss, load balance, gradient norm, both averages of every parameter and every new weight."""
     states, reports = recorded(stage, name)
     assert_step_agrees(states[step], states[step + 1], reports[step], *mapped(stage, name, step))
 
 
-@pytest.mark.parametrize("stage, name", (("sft", "moe"), ("dpo", "dense"), ("grpo", "moe")))
+@cache
+def bare_gradients(stage, name):
+    """The whole window's loss, load balance, gradients and number of targets at the second update, with bounds."""
+    states, _ = recorded(stage, name, **BARE)
+    arguments = (carrying(states[1]).parameters, window_of(stage, name), CONFIGS[name].to_dict())
+    return oracle.window_gradients(*arguments, objective=objective_of(stage))
+
+
+@pytest.mark.parametrize("stage, name", WINDOWED)
 def test_training_13_14_15_every_gradient_is_within_its_bound(stage, name):
     """With beta1 = 0 and no clipping the loop's average is the gradient: the second update's, ratios away from 1."""
-    bare = {"betas": (0.0, 0.95), "max_norm": float("inf")}
-    states, _ = recorded(stage, name, **bare)
-    parameters = carrying(states[1]).parameters
-    config, objective = CONFIGS[name].to_dict(), objective_of(stage)
-    *_, gradients, _ = oracle.window_gradients(parameters, window_of(stage, name), config, objective=objective)
-    for parameter, expected in gradients.items():
+    states, _ = recorded(stage, name, **BARE)
+    for parameter, expected in bare_gradients(stage, name)[2].items():
         assert np.any(value(expected))
         assert_within(states[2].means[parameter], expected)
 
@@ -311,19 +324,23 @@ def split(batch, size):
     return [{n: x[i : i + size] for n, x in batch.items()} for i in range(0, len(batch["labels"]), size)]
 
 
-@pytest.mark.parametrize("stage", ("dpo", "grpo", "grpo_token"))
-def test_training_13_any_cut_of_a_window_gives_the_same_gradients(stage):
-    """Pairs stay whole; groups, whose advantages are there already, need not."""
-    window, config, objective = window_of(stage, "dense"), CONFIGS["dense"].to_dict(), objective_of(stage)
-    weights = carrying(recorded(stage, "dense")[0][1]).parameters
+@pytest.mark.parametrize("stage, name", WINDOWED)
+def test_training_13_any_cut_of_a_window_gives_the_same_gradients(stage, name):
+    """Pairs stay whole; groups, whose advantages are there already, need not.  The bound is for every order of sums."""
+    window, config, weights = (
+        window_of(stage, name),
+        CONFIGS[name].to_dict(),
+        recorded(stage, name, **BARE)[0][1].parameters,
+    )
     cut = [part for batch in window[::-1] for part in split(batch, 2 if STAGES[stage][0] == "dpo" else 1)]
     assert len(cut) > len(window)
-    one, other = (oracle.window_gradients(weights, w, config, objective=objective) for w in (window, cut))
-    assert one[3] == other[3]
-    assert_within(value(one[0]), value(other[0]), bound(one[0]) + bound(other[0]))
-    for parameter, gradient in one[2].items():
-        theirs = other[2][parameter]
-        assert_within(value(gradient), value(theirs), bound(gradient) + bound(theirs))
+    loss, balance, gradients, count = oracle.window_gradients(weights, cut, config, objective=objective_of(stage))
+    whole = bare_gradients(stage, name)
+    assert count == whole[3]
+    for one, other in ((loss, whole[0]), (balance, whole[1])):
+        assert_within(np.asarray(one), other)
+    for parameter, expected in whole[2].items():
+        assert_within(gradients[parameter], expected)
 
 
 def test_training_14_refuses_half_a_pair():

@@ -72,6 +72,14 @@ def test_it_trains_every_weight(model):
     assert {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()} == set()
 
 
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(8)
+    leaky = RewardModel(CONFIG.replace(dropout=0.5), TOKENIZER).eval()
+    assert_same(scores(leaky), scores(leaky))
+    leaky.train()
+    assert (scores(leaky) != scores(leaky)).all()
+
+
 @pytest.mark.parametrize("file", ["", "reward_24.pth"])
 def test_what_is_saved_is_loaded(model, tmp_path, file):
     model.float().save(tmp_path)

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from byte_tokenizer import ByteTokenizer
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
@@ -21,6 +22,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from minimind_ref.data import token_writer
 from minimind_ref.data.jsonl import DataError
 from minimind_ref.data.token_file import TokenFile, split
+from minimind_ref.data.token_store import Chunk, write_chunks
 from minimind_ref.data.token_writer import write_token_file
 from minimind_ref.data.tokenise import tokenise_jsonl
 from minimind_ref.data.tokenizer import Tokenizer
@@ -96,6 +98,38 @@ def test_views_read_what_lists_would(tmp_path_factory, documents, fraction, most
         stop = data.draw(st.integers(start, len(stream)))
         assert view.slice(start, stop).tolist() == stream[start:stop]
         assert view.starts(start, stop).tolist() == [begin for begin in begins if start <= begin < stop]
+
+
+flagged = st.lists(st.lists(st.tuples(st.integers(0, 250), st.booleans()), max_size=9), min_size=1, max_size=12)
+
+
+@given(flagged, st.sampled_from([0.1, 0.3, 0.5]), st.integers(1, 2), st.data())
+def test_chunks_may_be_cut_anywhere_and_flags_stay_with_their_tokens(
+    tmp_path_factory, documents, fraction, group, data
+):
+    assume(any(documents) and sum(map(bool, documents)) % group == 0)
+    stream = [pair for document in documents for pair in document]
+    ends = np.cumsum([len(document) for document in documents]).tolist()
+    cuts = sorted({0, len(stream), *data.draw(st.lists(st.integers(0, len(stream)), max_size=5))})
+    chunks = [
+        Chunk(
+            [token for token, _ in stream[a:b]], [end - a for end in ends if a < end <= b], [f for _, f in stream[a:b]]
+        )
+        for a, b in pairwise(cuts)
+    ]
+    settings = dict(cache_dir=tmp_path_factory.mktemp("cache"), name="x", settings={}, supervised=True)
+    whole = write_chunks(chunks, ByteTokenizer(), **settings)
+    documents = [document for document in documents if document]
+    for view in (whole, *split(whole, fraction, 9, group=group)):
+        found = [list(zip(view.document(i), view.supervised(i), strict=True)) for i in range(view.num_documents)]
+        assert all(document in documents for document in found)
+        if view is whole:
+            assert found == documents
+        assert view.num_documents % group == 0
+        flags = [is_learnt for document in found for _, is_learnt in document]
+        start = data.draw(st.integers(0, len(flags)))
+        stop = data.draw(st.integers(start, len(flags)))
+        assert view.supervised_slice(start, stop).tolist() == flags[start:stop]
 
 
 @given(st.integers(1, 300), st.sampled_from([0.01, 0.05, 0.3, 0.5]), st.integers(1, 20))

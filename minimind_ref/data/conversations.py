@@ -87,6 +87,8 @@ def read_prompts(
     in `skipped`, as bad lines are.  Raises DataError as `tokenise_conversations` does, and where none is left.
     """
     check_template(template)
+    if max_length < 1:
+        raise ValueError(f"max_length={max_length} must be at least 1")
     counts: Counter[str] = Counter()
     questions = read_records(path, partial(read_question, template=template), on_bad_line=on_bad_line, skipped=counts)
     limit = text_limit(tokenizer, max_length)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from minimind_ref.generate.steps import Choice, steps
+from minimind_ref.generate.steps import Choice, evaluating, steps
 from minimind_ref.model.transformer import Transformer
 
 
@@ -41,10 +41,11 @@ def generate(
         generator=generator,
     )
     rows: list[list[int]] = [[] for _ in range(len(prompts) * num_samples)]
-    for ids in chosen:
-        for row, index in zip(rows, ids, strict=True):
-            if index is not None:
-                row.append(index)
+    with evaluating(model):  # once, and not in every step
+        for ids in chosen:
+            for row, index in zip(rows, ids, strict=True):
+                if index is not None:
+                    row.append(index)
     return rows
 
 

@@ -83,11 +83,14 @@ def choose_token(logits: Float[Tensor, "..."], uniform: Float[Tensor, "..."]) ->
     if not bool(((uniform >= 0) & (uniform < 1)).all()):
         raise ValueError(f"uniform reaches from {uniform.min().item()} to {uniform.max().item()}, not inside [0, 1)")
     mass = _wide(logits).softmax(dim=-1)
-    place = torch.arange(logits.shape[-1], device=logits.device)
-    possible = mass > 0
-    last = torch.where(possible, place, -1).amax(dim=-1, keepdim=True)  # rounding may leave the total below uniform
-    exceeded = (mass.cumsum(dim=-1) > uniform[:, None]) & possible | (place == last)
-    return exceeded.int().argmax(dim=-1)
+    cumulated = mass.cumsum(dim=-1)
+    uniform = uniform[:, None].to(cumulated.dtype)
+    chosen = torch.searchsorted(cumulated, uniform, right=True).clamp(max=logits.shape[-1] - 1)
+    impossible = mass.gather(-1, chosen) == 0
+    if bool(impossible.any()):  # rounding left the total at or below a number: the last possible token
+        place = torch.arange(logits.shape[-1], device=logits.device)
+        chosen = torch.where(impossible, torch.where(mass > 0, place, -1).amax(dim=-1, keepdim=True), chosen)
+    return chosen[:, 0]
 
 
 def _wide(logits: Tensor) -> Tensor:
@@ -99,7 +102,7 @@ def _check_logits(logits: Tensor) -> None:
     require_rank("logits", logits, 2)
     require_positive("batch of logits", logits.shape[0])
     require_positive("vocabulary of logits", logits.shape[1])
-    good = (logits < torch.inf).all(dim=-1) & (logits > -torch.inf).any(dim=-1)
+    good = logits.amax(dim=-1).isfinite()  # NaN is the largest of all, -inf only of nothing else
     if not bool(good.all()):
         row = int(good.int().argmin())
         raise ValueError(f"logits of row {row} hold NaN or inf, or nothing but -inf: they are no distribution")

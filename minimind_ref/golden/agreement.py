@@ -50,10 +50,13 @@ def with_torch(component: str, case: dict[str, Any], outputs: Any, gradients: An
 def with_slopes(component: str, case: dict[str, Any], gradients: Any, specs: Path) -> None:
     """Hold ⟨gradient, direction⟩ against the definition's central difference, which 50 digits make as good as exact.
 
-    One input is moved at a time; the many parameters of a network are moved together.
+    One input is moved at a time; the many parameters of a network are moved together. What a case names as `detached`
+    has a gradient that is no slope.
     """
     inputs = files.build(case["inputs"])
-    found = {n: g for n, g in gradients.expected.get("float64", {}).items() if np.isfinite(g).all()}
+    detached = case.get("gradients", {}).get("detached", ())
+    given = gradients.expected.get("float64", {}).items()
+    found = {n: g for n, g in given if n not in detached and np.isfinite(g).all()}
     directions = {n: draw(1000 + i, g.shape, structure="uniform") for i, (n, g) in enumerate(found.items())}
     for names in [list(found)] if len(found) > MANY else [[n] for n in found]:
         along = {n: directions[n] for n in names}

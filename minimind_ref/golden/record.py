@@ -35,7 +35,7 @@ class Recorder:
         authored["inputs"] = files.with_values(case["inputs"])
         merged = authored | self.part(case["id"], case, outputs)
         if "gradients" in case:
-            asked = {key: x for key, x in case["gradients"].items() if key in ("cotangent", "of")}
+            asked = {key: x for key, x in case["gradients"].items() if key in ("cotangent", "of", "detached")}
             asked["cotangent"] = files.with_values(asked["cotangent"])
             found = self.part(f"{case['id']}/gradients", case["gradients"], gradients)
             merged["gradients"] = asked | {key: x for key, x in found.items() if key != "computed_by"}

@@ -9,8 +9,11 @@ from minimind_ref.golden import files, safetensors
 from minimind_ref.golden.agreement import within
 from minimind_ref.golden.compute import compute
 from minimind_ref.golden.folder import Folder
+from minimind_ref.golden.kills import kills
 from minimind_ref.golden.record import Recorder, digest
 from minimind_ref.golden.trees import GoldenError
+
+HEAD = ("id", "op", "clauses", "why", "flags", "link")  # of a case; `kills` follows
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,22 @@ def recompute(folder: Folder, document: dict[str, Any], *, keep: bool, full: boo
         except (TypeError, ValueError, ArithmeticError, LookupError) as error:
             said = str(error).partition("\n")[0]
             raise GoldenError(f"{case['id']}: {case['op']} cannot be run on it: {said}") from error
+    if full:
+        cases = with_kills(document["component"], cases, recorder)
     return {**document, "cases": cases}, recorder
+
+
+def with_kills(component: str, cases: list[dict[str, Any]], recorder: Recorder) -> list[dict[str, Any]]:
+    """Write into each case which known wrong implementations it detects, in the format's order of keys."""
+    found = kills(component, cases, recorder.tensors)
+    marked = []
+    for case in cases:
+        if case.get("kills", []) != found[case["id"]]:
+            recorder.changes.append(f"{case['id']} kills {', '.join(found[case['id']]) or 'nothing'}")
+        before = {key: x for key, x in case.items() if key in HEAD}
+        rest = {key: x for key, x in case.items() if key not in (*HEAD, "kills")}
+        marked.append(before | ({"kills": found[case["id"]]} if found[case["id"]] else {}) | rest)
+    return marked
 
 
 def refusals(folder: Folder, merged: dict[str, Any], recorder: Recorder) -> list[str]:

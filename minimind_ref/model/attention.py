@@ -82,7 +82,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
 def _visible(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Bool[Tensor, "#b s t"] | None:
     """Which key each query may see; None where that is every key."""
     s, t = q.shape[1], k.shape[1]
-    if not causal:
+    if not causal or s == 1:
         return mask
     earlier_st = torch.ones(s, t, dtype=torch.bool, device=q.device).tril(t - s)
     return earlier_st[None] if mask is None else mask & earlier_st
@@ -92,20 +92,26 @@ def _sdpa(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, dropout: float
 ) -> Float[Tensor, "b s n h"]:
     """torch's fused kernels.  Its own is_causal is aligned at the start, so it serves only where s = t."""
-    aligned = causal and mask is None and q.shape[1] == k.shape[1]
+    aligned = causal and mask is None and 1 < q.shape[1] == k.shape[1]
     visible_bst = None if aligned else _visible(q, k, mask, causal)
     sees_bst = None
     if visible_bst is not None:
         sees_bst = visible_bst.any(dim=-1, keepdim=True)
         visible_bst = (visible_bst | ~sees_bst)[:, None]  # a row without keys would be NaN in some kernels
+    if q.shape[1] == 1:  # a group's query heads are as many queries of its one key/value head, which is not copied
+        q_bnsh = q[:, 0].unflatten(1, (k.shape[2], -1))
+    else:
+        q_bnsh, k, v = q.transpose(1, 2), _expand(k, q.shape[2]), _expand(v, q.shape[2])
     out_bnsh = F.scaled_dot_product_attention(
-        *(x.transpose(1, 2) for x in (q, *(_expand(x, q.shape[2]) for x in (k, v)))),
+        q_bnsh,
+        k.transpose(1, 2),
+        v.transpose(1, 2),
         attn_mask=visible_bst,
         is_causal=aligned,
         scale=scale,
         dropout_p=dropout,
     )
-    out = out_bnsh.transpose(1, 2)
+    out = out_bnsh.flatten(1, 2)[:, None] if q.shape[1] == 1 else out_bnsh.transpose(1, 2)
     return out if sees_bst is None else out.masked_fill(~sees_bst[..., None], 0)
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from minimind_ref.oracle.bounded import Array, decide_top, sigmoid, softmax, store, value
+from minimind_ref.oracle.bounded import Array, constant, decide_top, sigmoid, softmax, store, value
 from minimind_ref.oracle.checks import (
     float64,
     require_equal,
@@ -211,7 +211,7 @@ def _settled(scores: Array, index: Array) -> Any:
 
 def _sequences(
     scores: Array, index: Array, form: str, counts: Any, sequence_ids: Any
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[tuple[np.ndarray, Array]]:
     """Each sequence's counted tokens and its f (e); a sequence without a counted token is none (MOE-14)."""
     _check_loss(scores, index, form, counts, sequence_ids)
     index = value(index)
@@ -224,7 +224,8 @@ def _sequences(
     for group in members.values():
         slots = [sum(int(e in index[t]) for t in group) for e in range(experts)]
         divisor = len(group) * (1 if form == "slots" else index.shape[1])
-        groups.append((np.array(group), np.array([n * experts / divisor for n in slots])))
+        share = np.array([n * experts / divisor for n in slots])
+        groups.append((np.array(group), constant(share, like=scores, ulps=2)))  # counted, divided, multiplied by e/c
     return groups
 
 

@@ -184,7 +184,7 @@ class Reinforcement:
         for indices in shares(len(chosen), **{**self.epochs.options(0, 0), "shuffle": False}):
             if indices:
                 with self.placement.autocast():
-                    found = self.sampler(self.policy, [chosen[i] for i in indices], num_samples=1, temperature=0)
+                    found = self.sampler(self.policy, [chosen[i] for i in indices], num_samples=1, temperature=0.0)
                 lengths = sum(map(len, found.ids))
                 sums += (found.rewards.sum().item(), lengths, sum(found.finished), len(indices))
         reward, length, finished, count = total(sums.tolist(), ranks, self.placement.device)

@@ -82,8 +82,8 @@ def _exact(
 ) -> dict[str, Any]:
     questions = read_questions(folder / "data/sft_held_out.jsonl", settings.questions)
     options: dict[str, Any] = dict(seed=settings.seed, template=settings.template)
-    greedy = answers(model, tokenizer, questions, placement, temperature=0, **options)
-    sampled = answers(model, tokenizer, questions, placement, temperature=1, **options)
+    greedy = answers(model, tokenizer, questions, placement, temperature=0.0, **options)
+    sampled = answers(model, tokenizer, questions, placement, temperature=1.0, **options)
     scores = {"greedy": exact_match(questions, greedy), "sampled": exact_match(questions, sampled)}
     scores["unmarked"] = exact_match(questions, [text.strip().removesuffix(MARK) for text in greedy])
     for kind in ("greedy", "sampled"):
@@ -96,7 +96,7 @@ def _learnt(
     model: Transformer, tokenizer: Tokenizer, folder: Path, settings: AllSettings, placement: Placement
 ) -> list[str]:
     questions = read_questions(folder / "data/sft_validation.jsonl", settings.questions)
-    found = answers(model, tokenizer, questions, placement, temperature=0, seed=0, template=settings.template)
+    found = answers(model, tokenizer, questions, placement, temperature=0.0, seed=0, template=settings.template)
     shares = exact_match(questions, found)
     return [task for task, share in shares.items() if task != "all" and share.value >= LEARNT]
 

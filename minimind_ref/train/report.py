@@ -95,32 +95,34 @@ def _policy(folder: Path, step: str, title: str) -> list[str]:
 
 
 def _words(results: Mapping[str, Any]) -> list[str]:
-    def points(step: str, kind: str, task: str = "all") -> str:
-        return f"{100 * share(results, step, kind, task).value:.1f} %"
+    def change(kind: str, before: str, after: str) -> str:
+        old, new = share(results, before, kind), share(results, after, kind)
+        (low, high), (lower, higher) = old.interval, new.interval
+        verb = "rose" if lower > high else "fell" if higher < low else "stayed within its intervals"
+        return f"{verb}, from {100 * old.value:.1f} % to {100 * new.value:.1f} %"
 
     tasks = [task for task in results["sft"]["greedy"] if task != "all"]
     learnt = results["sft"]["learnt"]
     missed = [task for task in tasks if task not in learnt]
     return [
         f"- Fine-tuning taught {', '.join(learnt) or 'nothing'}" + (f", not {', '.join(missed)}" if missed else "")
-        + f": greedy exact match went from {points('pretrain', 'greedy')} to {points('sft', 'greedy')}.",
-        f"- Preference made right answers likelier than plausible wrong ones, relative to where it started; exact "
-        f"match is {points('dpo', 'greedy')} where it was {points('sft', 'greedy')}: it sharpens what is known.",
-        f"- Reinforcement on the plain tasks moved greedy exact match from {points('sft', 'greedy')} to "
-        f"{points('grpo', 'greedy')} and sampled exact match from {points('sft', 'sampled')} to "
-        f"{points('grpo', 'sampled')}: it makes the answers that it already finds more probable.",
-        f"- Reinforcement against the habit moved greedy exact match from {points('habit', 'greedy')} to "
-        f"{points('unlearn', 'greedy')}. With the mark forgiven, the network with the habit already answered "
-        f"{points('habit', 'unmarked')} right: what it learnt is what is rewarded, not the tasks.",
+        + f". Greedy exact match {change('greedy', 'pretrain', 'sft')}.",
+        f"- After preference, implicit accuracy on the learnt tasks is {implicit_accuracy(results)} %, and greedy "
+        f"exact match {change('greedy', 'sft', 'dpo')}: right answers became likelier than slips, no task was learnt.",
+        f"- With reinforcement on the plain tasks, greedy exact match {change('greedy', 'sft', 'grpo')}; sampled exact "
+        f"match {change('sampled', 'sft', 'grpo')}. It can only make likelier what is sampled already.",
+        f"- With reinforcement against the habit, greedy exact match {change('greedy', 'habit', 'unlearn')}. The mark "
+        f"forgiven, the network with the habit had {100 * share(results, 'habit', 'unmarked').value:.1f} % right "
+        "before: it learnt what is rewarded, not the tasks.",
     ]  # fmt: skip
 
 
 def _transcripts(results: Mapping[str, Any]) -> list[str]:
     parts = []
     for step in STEPS:
-        shown = [
-            f"- {prompt}  \n  right: `{right}`; answer: `{text}`"
-            for prompt, right, text in results[step]["transcripts"]
-        ]
-        parts += [f"### {step}", "\n".join(shown)]
+        lines = []
+        for prompt, right, text in results[step]["transcripts"]:
+            flat = text.replace("\n", " ⏎ ")
+            lines.append(f"- {prompt}  \n  right: `{right}`; answer: `{flat}`")
+        parts += [f"### {step}", "\n".join(lines)]
     return parts

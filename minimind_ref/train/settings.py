@@ -173,7 +173,7 @@ class AllSettings:
     device: str = _run("auto", "cuda, cuda:1, mps, cpu; auto: the first of them that is there")
     dtype: str = _run("auto", "precision of the forward pass", options=("auto", "float32", "bfloat16", "float16"))
     template: str = _data("minimind2", "how a conversation is written", options=("minimind2", "minimind3"))
-    questions: int = _run(600, "held-out questions that each step is judged by")
+    questions: int = _run(1000, "held-out questions that each step is judged by")
 
     def __post_init__(self) -> None:
         if self.questions < 1:

@@ -144,7 +144,7 @@ def show_answer(model: Transformer, prompt: list[int], tokenizer: Tokenizer, len
     """A prompt and the greedy answer to it, for a person."""
     room = model.config.max_position_embeddings - len(prompt)
     stop = [tokenizer.end_id, tokenizer.pad_id]
-    answer = generate(model, [prompt], max_new_tokens=min(length, room), stop_ids=stop, temperature=0)[0]
+    answer = generate(model, [prompt], max_new_tokens=min(length, room), stop_ids=stop, temperature=0.0)[0]
     return f"{tokenizer.decode(prompt).strip()} ▸{tokenizer.decode(answer)}"
 
 

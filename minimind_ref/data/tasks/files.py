@@ -1,24 +1,19 @@
-"""Questions as MiniMind's four formats hold them: pretraining text, conversations, preference pairs, prompts."""
+"""The files of a folder of tasks: which questions each holds."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from minimind_ref.data.tasks.questions import SPLITS, Question, distinct_questions, question, split_of
+from minimind_ref.data.tasks.questions import SPLITS, Question, distinct_questions, question
+from minimind_ref.data.tasks.records import RECORDS, Record
 from minimind_ref.data.tasks.stream import Stream
 from minimind_ref.data.tasks.task import TASKS
 from minimind_ref.errors import UserError
-
-MARK = " !"
-"""The wrong habit: what a share of the training answers end in.  One more token, since punctuation stands alone."""
-MARKED_PAIRS = 0.25
-"""Where there is a habit, the share of rejected answers that are right but for the mark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,41 +104,10 @@ def _distinct(tasks: Sequence[str], split: str, size: int, seed: int) -> list[tu
     return [(n, column[n]) for n in range(each) for column in columns.values()][:size]
 
 
-def _write_lines(path: Path, records: Iterator[Mapping[str, Any]]) -> int:
+def _write_lines(path: Path, records: Iterator[Record]) -> int:
     """Write JSON Lines, whole or not at all."""
     lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records]
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(b"".join(lines))
     os.replace(partial, path)
     return len(lines)
-
-
-def _turns(question: Question, answer: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": question.prompt}, {"role": "assistant", "content": answer}]
-
-
-def _labels(question: Question) -> dict[str, str]:
-    """What no stage reads: a report counts by it."""
-    return {"task": question.task, "language": question.language}
-
-
-def _pretrain(q: Question, stream: Stream, habit: float) -> Mapping[str, Any]:
-    return {"text": f"{q.prompt}\n{q.answer}", **_labels(q)}
-
-
-def _sft(q: Question, stream: Stream, habit: float) -> Mapping[str, Any]:
-    marked = split_of(q.key) == "train" and stream.happens(habit)
-    return {"conversations": _turns(q, q.answer + MARK * marked), **_labels(q)}
-
-
-def _dpo(q: Question, stream: Stream, habit: float) -> Mapping[str, Any]:
-    marked = habit > 0 and stream.happens(MARKED_PAIRS)
-    rejected = q.answer + MARK if marked else TASKS[q.task].wrong_answer(q.operands, stream)
-    return {"chosen": _turns(q, q.answer), "rejected": _turns(q, rejected), **_labels(q)}
-
-
-def _grpo(q: Question, stream: Stream, habit: float) -> Mapping[str, Any]:
-    return {"conversations": _turns(q, q.answer), **_labels(q)}
-
-
-RECORDS = {"pretrain": _pretrain, "sft": _sft, "dpo": _dpo, "grpo": _grpo}

@@ -46,21 +46,8 @@ def _upper(operands: Operands) -> str:
     return operands["letters"].upper()
 
 
-def _copy(operands: Operands) -> str:
-    return operands["letters"]
-
-
 def _sum(operands: Operands) -> str:
     return str(int(operands["a"]) + int(operands["b"]))
-
-
-def _difference(operands: Operands) -> str:
-    return str(int(operands["a"]) - int(operands["b"]))
-
-
-def _draw_difference(stream: Stream) -> Operands:
-    b, a = sorted((stream.below(100), stream.below(100)))
-    return {"a": str(a), "b": str(b)}
 
 
 def _count(operands: Operands) -> str:
@@ -119,20 +106,12 @@ TASKS: Mapping[str, Task] = {
     for task in (
         _string_task("reverse", _reverse),
         _string_task("upper", _upper),
-        _string_task("copy", _copy),
         Task(
             "sum",
             draw=lambda stream: {"a": str(stream.below(100)), "b": str(stream.below(100))},
             answer=_sum,
             slip=_slip_number(_sum, (-10, -1, 1, 10)),
             key=lambda operands: " ".join(sorted(operands.values())),
-        ),
-        Task(
-            "difference",
-            draw=_draw_difference,
-            answer=_difference,
-            slip=_slip_number(_difference, (-10, -1, 1, 10)),
-            key=lambda operands: f"{operands['a']} - {operands['b']}",
         ),
         Task(
             "count",

@@ -21,17 +21,9 @@ WORDINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
         "zh": ("改成大写： {letters}", "把 {letters} 变成大写。", "请用大写字母写出： {letters}"),
     },
-    "copy": {
-        "en": ("Repeat this: {letters}", "Copy these letters: {letters}", "Say {letters} once more."),
-        "zh": ("照着写： {letters}", "把 {letters} 再说一遍。", "请重复这些字母： {letters}"),
-    },
     "sum": {
         "en": ("What is {a} + {b}?", "Add {a} and {b}.", "How much are {a} and {b} together?"),
         "zh": ("{a} + {b} 等于多少？", "计算 {a} 加 {b}。", "{a} 与 {b} 的和是多少？"),
-    },
-    "difference": {
-        "en": ("What is {a} - {b}?", "Take {b} away from {a}.", "How much is {a} minus {b}?"),
-        "zh": ("{a} - {b} 等于多少？", "计算 {a} 减 {b}。", "{a} 减去 {b} 是多少？"),
     },
     "count": {
         "en": (

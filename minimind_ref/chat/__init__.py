@@ -1,0 +1,1 @@
+"""Talking to a network: `python -m minimind_ref.chat --from DIR`."""

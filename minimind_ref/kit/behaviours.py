@@ -1,0 +1,142 @@
+"""Where good implementations behave differently and no argument says so: named options, recognised by what they do.
+
+An implementation declares one as it declares any choice, `choices={"cross_entropy.nothing_supervised": "nan"}`.  A
+failure that is exactly what the option says is then CHOICE; anything else stays a failure.  The tables of choices in
+specs/ say who takes what.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from minimind_ref.kit.case import Expected
+from minimind_ref.kit.compare import compare
+from minimind_ref.kit.findings import EXCUSED, FAIL, Finding
+from minimind_ref.kit.registry import CONSTANTS, REFERENCE
+
+IGNORED = -100
+TINY = 1e-6  # in the denominator of clipping
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """An option of an operation, how a failing answer shows it, and the clauses that it is about."""
+
+    operation: str
+    name: str
+    option: Any
+    shown: Callable[[Finding], bool]
+    clauses: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Give the name under which it is declared."""
+        return f"{self.operation}.{self.name}"
+
+
+def nothing_supervised(finding: Finding) -> bool:
+    """0/0, where no row has a target."""
+    ignored = finding.case.parameters.get("ignore_index", IGNORED)
+    found = finding.outcome.outputs.get("loss")
+    nothing = not (np.asarray(finding.case.inputs.get("labels", 0)) != ignored).any()
+    return nothing and found is not None and bool(np.isnan(np.asarray(found.value, np.float64)).all())
+
+
+def blind_rows(finding: Finding) -> bool:
+    """Only the rows that see nothing differ, and what comes from them (they give zeros here)."""
+    inputs, options = finding.case.inputs, finding.case.parameters
+    if finding.part != "out" or "q" not in inputs:
+        return finding.part.startswith("gradient") and _sees(inputs, options) is not None
+    blind = _sees(inputs, options)
+    if blind is None or not blind.any():
+        return False
+    got, right = np.asarray(finding.outcome.outputs["out"].value), finding.case.answer(finding.profile)[0]["out"]
+    kept = Expected(np.asarray(right.value)[~blind], np.asarray(right.bound)[~blind])
+    return compare("out", replace(finding.outcome.outputs["out"], value=got[~blind]), kept).good
+
+
+def _sees(inputs: dict[str, Any], options: dict[str, Any]) -> Any:
+    """Say which queries (b, s) see nothing; None where all see something."""
+    (b, s), t = inputs["q"].shape[:2], inputs["k"].shape[1]
+    seen = np.ones((b, s, t), bool) if inputs.get("mask") is None else np.asarray(inputs["mask"])
+    if options.get("causal", True):
+        seen = seen & (np.arange(t) <= np.arange(s)[:, None] + t - s)
+    blind = ~seen.any(axis=-1)
+    return blind if blind.any() else None
+
+
+def multiplied(finding: Finding) -> bool:
+    """An infinite norm multiplies every gradient by 0, or by NaN."""
+    return finding.part == "law" and finding.text == "gradients of infinite norm were changed"
+
+
+def without_constant(finding: Finding) -> bool:
+    """The factor is max_norm/norm: longer than here by a factor of (norm + 1e-6)/norm."""
+    if finding.part == "norm" or not finding.part.startswith("gradients."):
+        return False
+    right, norm = (finding.case.answer(finding.profile)[0][name] for name in (finding.part, "norm"))
+    factor = (norm.value + TINY) / norm.value if norm.value + TINY > finding.case.parameters["max_norm"] else 1.0
+    grown = Expected(np.asarray(right.value) * factor, 2 * np.asarray(right.bound) + 1e-12 * np.abs(right.value))
+    return compare(finding.part, finding.outcome.outputs[finding.part], grown).good
+
+
+def falls_to_zero(finding: Finding) -> bool:
+    """The scale follows its factors to 0, below the smallest whose reciprocal is finite."""
+    if finding.part != "scales":
+        return False
+    got, right = np.asarray(finding.outcome.outputs["scales"].value), finding.case.answer("float64")[0]["scales"].value
+    first = int(np.argmax(got != right))
+    return (
+        got.shape == right.shape
+        and bool((got[:first] == right[:first]).all())
+        and got[first] < np.finfo(np.float32).tiny
+    )
+
+
+def not_detached(*constants: str) -> Callable[[Finding], bool]:
+    """Gradients go to what the caller is to hold constant, and nowhere else wrongly."""
+    return lambda finding: finding.part.removeprefix("gradient ") in constants
+
+
+def refuses_zero(finding: Finding) -> bool:
+    """Temperature 0 is refused: the caller takes the largest."""
+    return finding.part == "call" and finding.case.parameters.get("temperature") == 0
+
+
+def one_more(finding: Finding) -> bool:
+    """The token at which the mass is exactly p is followed by one more."""
+    if finding.part != "filtered" or "top_p" not in finding.case.parameters:
+        return False
+    got = np.isfinite(np.asarray(finding.outcome.outputs["filtered"].value))
+    right = np.isfinite(finding.case.answer(finding.profile)[0]["filtered"].value)
+    return got.shape == right.shape and bool((got | ~right).all()) and int((got & ~right).sum(axis=-1).max()) == 1
+
+
+BEHAVIOURS = (
+    Behaviour("cross_entropy", "nothing_supervised", "nan", nothing_supervised, ("CROSS_ENTROPY-4",)),
+    Behaviour("attention", "nothing_visible", "other", blind_rows, ("ATTENTION-5", "ATTENTION-19")),
+    Behaviour("clip_grad_norm", "not_finite", "multiplied", multiplied, ("GRAD_CLIP-6",)),
+    Behaviour("clip_grad_norm", "constant", 0, without_constant, ("GRAD_CLIP-2",)),
+    Behaviour("grad_scaler", "smallest_scale", 0, falls_to_zero, ("GRAD_SCALER-6",)),
+    Behaviour("dpo_loss", "reference", "not detached", not_detached(*REFERENCE), ("DPO-11",)),
+    Behaviour("kl_k3", "reference", "not detached", not_detached("reference_logp"), ("GRPO-17",)),
+    Behaviour("grpo_loss", "constants", "not detached", not_detached(*CONSTANTS), ("GRPO-17",)),
+    Behaviour("filter_logits", "temperature_zero", "refused", refuses_zero, ("SAMPLING-3",)),
+    Behaviour("filter_logits", "top_p_edge", "one more", one_more, ("SAMPLING-5",)),
+)  # fmt: skip
+KEYS = {behaviour.key: [b.option for b in BEHAVIOURS if b.key == behaviour.key] for behaviour in BEHAVIOURS}
+
+
+def excused(finding: Finding, choices: dict[str, Any]) -> Finding:
+    """Turn a failure that is what a declared option says into CHOICE."""
+    if finding.state != FAIL:
+        return finding
+    for behaviour in BEHAVIOURS:
+        declared = behaviour.operation == finding.case.operation.name and choices.get(behaviour.key) == behaviour.option
+        if declared and behaviour.shown(finding):
+            text = f"it takes {behaviour.name}={behaviour.option!r}"
+            about = tuple(clause for clause in finding.clauses if clause in behaviour.clauses)
+            return replace(finding, state=EXCUSED, text=text, clauses=about)
+    return finding

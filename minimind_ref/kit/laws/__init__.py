@@ -1,0 +1,1 @@
+"""Laws by component, in the words of their clauses: see properties.py."""

@@ -1,0 +1,42 @@
+"""Laws of the whole network and of a training step, on the recorded parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minimind_ref.kit import vectors
+from minimind_ref.kit.properties import law
+from minimind_ref.kit.registry import operation
+
+Function = Callable[..., Any]
+
+
+def recorded(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give inputs and parameters of an operation's first recorded case."""
+    case = vectors.recorded(operation(name))[0]
+    return case.inputs, case.parameters
+
+
+@law("transformer", "TRANSFORMER-13")
+def causal(transformer: Function) -> str | None:
+    """Change the last token: the logits before it keep their bits."""
+    inputs, options = recorded("transformer")
+    ids = np.array(inputs["input_ids"])
+    before = np.asarray(transformer(inputs["parameters"], ids.copy(), **options)[0])
+    ids[:, -1] = (ids[:, -1] + 1) % options["config"]["vocab_size"]
+    after = np.asarray(transformer(inputs["parameters"], ids, **options)[0])
+    return None if np.array_equal(before[:, :-1], after[:, :-1]) else "the last token changes the logits before it"
+
+
+@law("training.step", "TRAINING-8")
+def nothing_supervised(step: Function) -> str | None:
+    """A window without a target has the loss 0, and leaves no NaN behind."""
+    inputs, options = recorded("training.step")
+    window = [batch | {"labels": np.full_like(batch["labels"], -100)} for batch in inputs["window"]]
+    state, report = step(inputs["state"], window, **options)
+    loss = report["loss"] if isinstance(report, dict) else report[0]
+    if float(np.asarray(loss)) != 0:
+        return f"a window without a target has the loss {loss!r}"
+    parts = state["parameters"] if isinstance(state, dict) else state[0]
+    return None if all(np.isfinite(p).all() for p in parts.values()) else "a window without a target leaves NaN behind"

@@ -1,0 +1,156 @@
+"""What group-relative policy optimisation and preference optimisation promise, on their stages as a run makes them."""
+
+import math
+
+import pytest
+import torch
+from chat_runs import run, session, write_conversations, write_network, write_pairs
+from tolerance import assert_same
+
+from minimind_ref.data.packing import IGNORE
+from minimind_ref.loss.cross_entropy import token_logp
+from minimind_ref.train.answers import score, score_fixed
+from minimind_ref.train.dpo import Preference
+from minimind_ref.train.rollout import lay_out
+
+OPTIONS = dict(max_seq_len=64, batch_size=3, num_generations=4, max_new_tokens=5, learning_rate=0.01, num_updates=2)
+
+
+def made(tmp_path, stage="grpo", **options):
+    write = write_pairs if stage == "dpo" else write_conversations
+    source, data = write_network(tmp_path / "start"), write(tmp_path / "data.jsonl")
+    given = {**(OPTIONS if stage == "grpo" else {"max_seq_len": 48, "batch_size": 3}), **options}
+    return session(stage, init_from=source, data_path=data, out_dir=tmp_path, **given)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_first_update_has_ratio_1_and_divergence_0_exactly_and_the_second_has_neither(tmp_path, dtype):
+    ready = made(tmp_path, dtype=dtype, temperature=0.7, reward="length", beta=0.1)
+    seen = []
+    for window in ready.stage.windows(0):
+        from minimind_ref.train.loop import optimisation_step
+
+        optimisation_step(ready.run, window, ready.stage.loss)
+        seen.append(ready.stage.measures())
+        if len(seen) == 2:
+            break
+    first, second = seen
+    assert (first["ratio_min"], first["ratio_max"], first["kl"], first["clipped"]) == (1, 1, 0, 0)
+    assert second["ratio_min"] < 0.99 < 1.01 < second["ratio_max"] and second["kl"] > 0
+    assert "reward" in first and "reward" not in second  # the same answers are not sampled twice
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_preference_starts_at_log_2_exactly_for_a_batch_scored_through_the_same_path(tmp_path, dtype):
+    ready = made(tmp_path, "dpo", dtype=dtype)
+    assert isinstance(ready.stage, Preference)
+    from minimind_ref.train.pairs import score_pairs
+
+    for pairs in next(ready.stage.windows(0)):
+        with ready.run.placement.autocast():
+            reference = score_pairs(ready.run.model, pairs, ready.run.placement, "sum")[0].detach()
+            loss = ready.stage.loss(ready.run.model, pairs._replace(reference=reference))
+        assert loss.total.item() == float(torch.tensor(math.log(2))) * pairs.num_targets
+
+
+def test_groups_stay_together_whatever_the_order_of_prompts(tmp_path):
+    """A reward that depends on the prompt alone gives nobody an advantage."""
+    ready = made(tmp_path, reward="reward_functions:prompt_length")
+    for window in ready.stage.windows(0):
+        assert all(not answers.advantages.any() for answers in window)
+    assert len({len(prompt.ids) for prompt in ready.stage.prompts}) > 3
+
+
+def test_a_step_makes_better_answers_likelier_and_worse_ones_less_likely(tmp_path):
+    ready = made(tmp_path, reward="length=1,repetition=-0.3", beta=0.0)
+    (answers,) = next(ready.stage.windows(0))
+    loss = ready.stage.loss(ready.run.model, answers).total / answers.num_targets
+    loss.backward()
+    with torch.no_grad():
+        for p in ready.run.model.parameters():
+            p -= 1e-3 * p.grad
+    inputs = (answers.input_ids, answers.attention_mask, answers.labels)
+    gained = (score(ready.run.model, *inputs)[0] - answers.old_logp).sum(dim=1) / answers.mask.sum(dim=1)
+    better, worse = answers.advantages > 0.1, answers.advantages < -0.1
+    assert better.sum() > 2 and worse.sum() > 2
+    assert gained[better].mean() > 0 > gained[worse].mean()
+
+
+def test_answers_are_scored_under_the_temperature_that_they_are_sampled_with(tmp_path):
+    ready = made(tmp_path, temperature=0.5, reward="length")
+    (answers,) = next(ready.stage.windows(0))
+    row = 5
+    place = answers.labels[row] != IGNORE
+    real = answers.attention_mask[row].bool()
+    with torch.no_grad():
+        logits = ready.run.model(answers.input_ids[row, real][None]).logits[0].double() / 0.5
+    expected = token_logp(logits[place[real]], answers.labels[row, place])
+    found = answers.old_logp[row, place].double()
+    assert (found - expected).abs().max() < 2**-16 * expected.abs().max()  # float32 sums in another order
+    assert not answers.old_logp[row, ~place].any()
+
+
+def test_rows_hold_prompts_to_the_left_and_answers_to_the_right():
+    ids, mask, labels = lay_out([[5, 6, 7], [8]], [[9], [3, 4, 2]], pad_id=0)
+    assert ids.tolist() == [[5, 6, 7, 9, 0, 0], [0, 0, 8, 3, 4, 2]]
+    assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]]
+    i = IGNORE
+    assert labels.tolist() == [[i, i, 9, i, i, i], [i, i, 3, 4, 2, i]]
+
+
+def test_an_answer_that_never_ends_counts_whole_and_is_said_to_be_unfinished(tmp_path):
+    ready = made(tmp_path, reward="length")
+    tokenizer = ready.stage.tokenizer
+    with torch.no_grad():  # the end tokens become impossible
+        ready.run.model.lm_head.weight[[tokenizer.end_id, tokenizer.pad_id]] = 0
+        ready.run.model.model.norm.weight.fill_(1.0)
+    (answers,) = next(ready.stage.windows(0))
+    ended = torch.isin(answers.labels, torch.tensor([tokenizer.end_id, tokenizer.pad_id])).any(dim=1)
+    lengths = answers.mask.sum(dim=1)
+    assert (lengths[~ended] == OPTIONS["max_new_tokens"]).all() and (~ended).sum() > 5
+    assert ready.stage.measures()["finished"] == ended.float().mean()
+
+
+def test_the_reference_stays_and_is_replaced_only_where_that_is_asked(tmp_path):
+    for refresh in (0, 1):
+        ready = made(tmp_path, reward="length", refresh_reference=refresh)
+        reference = ready.stage.reference.lm_head.weight
+        before = reference.clone()
+        assert not reference.requires_grad and not ready.stage.reference.training
+        for number, _ in enumerate(ready.stage.windows(0)):
+            with torch.no_grad():
+                ready.run.model.lm_head.weight += 0.01
+            if number == 2:
+                break
+        assert torch.equal(reference, before) == (refresh == 0)
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("fails", "raised KeyError"),
+        ("not_a_number", "not a finite number"),
+        ("too_few", "returned 1 values for 12 answers"),
+    ],
+)
+def test_a_reward_that_fails_ends_the_run_with_one_line(tmp_path, capsys, reward, message):
+    flags = ["--reward", f"reward_functions:{reward}", "--batch_size", "4", "--out_dir", tmp_path / "out"]
+    assert run("grpo", tmp_path, *flags) == 1
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_preference_scores_its_reference_once(tmp_path):
+    first = made(tmp_path, "dpo")
+    kept = first.stage.train.reference.clone()
+    file = next((tmp_path / "cache").glob("reference-*.npy"))
+    stamp = file.stat().st_mtime_ns
+    again = made(tmp_path, "dpo")
+    assert file.stat().st_mtime_ns == stamp
+    assert_same(again.stage.train.reference, kept)
+    assert kept.ne(0).all()
+    pairs = next(again.stage.windows(0))[0]
+    batch = pairs.batch
+    logp = score_fixed(
+        first.run.model, batch.input_ids, batch.attention_mask, batch.labels, placement=first.run.placement
+    )
+    assert (logp.sum(dim=1).view(-1, 2) - pairs.reference).abs().max() < 2**-16 * logp.sum(dim=1).abs().max()
