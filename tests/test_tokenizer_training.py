@@ -11,9 +11,20 @@ import zipfile
 import pytest
 
 from minimind_ref.data.package_files import read_members
-from minimind_ref.data.package_text import READERS, database, html, mail, man, tagged, wrapped
+from minimind_ref.data.package_text import (
+    READERS,
+    chinese_string_lines,
+    database,
+    html,
+    long_strings,
+    mail,
+    man,
+    markdown,
+    tagged,
+    wrapped,
+)
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.data.tokenizer_recipe import BLOCK, SOURCES, recipe_texts, spread
+from minimind_ref.data.tokenizer_recipe import BLOCK, SOURCES, distinct, recipe_texts, spread
 from minimind_ref.data.tokenizer_training import bytes_per_token, main, train
 
 TEXTS = [
@@ -124,6 +135,28 @@ def test_readers_keep_prose_only():
     assert man(b".TH LS 1\nlists \\fIfiles\\fR\n'\\\" t\nnow") == "lists files\nnow"
     assert tagged("１９９８年/t  [中国/ns  政府/n]nt  ，/w".encode()) == "1998年中国政府，"
     assert mail(json.dumps({"text": "From: a\n\n> quoted\nHello.\nhttp://x"}).encode()) == "Hello."
+
+
+def test_json_and_json_lines_are_read_alike():
+    long, chinese = (
+        "a sentence of eighty characters or more, so that it is kept as a piece of prose and no name",
+        "春眠不觉晓处处闻啼鸟",
+    )
+    values = [{"a": long, "b": "short"}, {"a": [long, f"{chinese}\nx = 1\n{chinese}"]}]
+    whole, lines = json.dumps(values).encode(), "\n".join(json.dumps(value) for value in values).encode()
+    for content in (whole, lines):
+        assert long_strings(content) == long
+        assert chinese_string_lines(content) == chinese
+
+
+def test_markdown_loses_code_and_addresses():
+    source = b"One [link](https://a.b/c) and `name`.\n```python\nx = 1\n```\nTwo <br> https://d.e three"
+    assert markdown(source) == "One [link and `name`.\n\nTwo   three"
+
+
+def test_a_long_line_counts_once():
+    long = "a licence's first line, which every file repeats"
+    assert distinct(f"{long}\n\nshort\n{long}\n\nshort\n{long}s") == f"{long}\n\nshort\n\nshort\n{long}s"
 
 
 def test_lines_of_a_paragraph_are_joined_and_others_kept():

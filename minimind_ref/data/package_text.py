@@ -64,12 +64,17 @@ def chinese_cells(content: bytes) -> str:
 
 def chinese_strings(content: bytes) -> str:
     """Keep the strings of a JSON file with at least nine Han characters, each once."""
-    return "\n".join(dict.fromkeys(s for s in _strings(json.loads(content)) if len(HAN.findall(s)) > 8))
+    return "\n".join(dict.fromkeys(s for s in _strings(_json(content)) if len(HAN.findall(s)) > 8))
+
+
+def chinese_string_lines(content: bytes) -> str:
+    """Keep the lines with at least nine Han characters of the strings of a JSON file, each once."""
+    return chinese_lines("\n".join(_strings(_json(content))).encode())
 
 
 def long_strings(content: bytes) -> str:
-    """Keep the strings of a JSON file with at least 80 characters."""
-    return "\n".join(string for string in _strings(json.loads(content)) if len(string) >= 80)
+    """Keep the strings of a JSON file with at least 80 characters, each once."""
+    return "\n".join(dict.fromkeys(string for string in _strings(_json(content)) if len(string) >= 80))
 
 
 def speech(content: bytes) -> str:
@@ -116,6 +121,20 @@ def docstrings(content: bytes) -> str:
     return "\n".join(doc for doc in found if doc)
 
 
+def markdown(content: bytes) -> str:
+    """Read Markdown without code blocks, addresses and tags."""
+    body = re.sub(r"^ *(```|~~~).*?^ *\1 *$", "", text(content), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"\]\([^)\s]*\)|<[^>\n]+>|https?://\S+", "", body)
+
+
+def _json(content: bytes) -> Any:
+    """Parse JSON, or a value on each line."""
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError:
+        return [json.loads(line) for line in content.decode().splitlines() if line.strip()]
+
+
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -128,6 +147,6 @@ READERS: dict[str, Callable[[bytes], str]] = {
     reader.__name__: reader
     for reader in (
         *(text, wrapped, html, man, tagged, chinese_lines, chinese_cells, chinese_strings, long_strings),
-        *(speech, mail, items, database, dictionary, docstrings),
+        *(chinese_string_lines, speech, mail, items, database, dictionary, docstrings, markdown),
     )
 }

@@ -33,8 +33,14 @@ def recipe_texts(folder: Path) -> Iterator[str]:
             chosen = [content for name, content in members if fnmatchcase(name, source["members"])]
             if not chosen:
                 raise ValueError(f"{package['file']} holds nothing that matches {source['members']}")
-            text = "\n".join(READERS[source["reader"]](content) for content in chosen)
+            text = distinct("\n".join(READERS[source["reader"]](content) for content in chosen))
             yield from [spread(text, source["characters"])] * source.get("times", 1)
+
+
+def distinct(text: str) -> str:
+    """Leave out what was said before: a line of more than 20 characters that the text has had already."""
+    seen: set[str] = set()
+    return "\n".join(line for line in text.split("\n") if len(line) <= 20 or not (line in seen or seen.add(line)))
 
 
 def spread(text: str, characters: int) -> str:
