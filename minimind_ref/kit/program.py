@@ -61,7 +61,7 @@ class Program:
     def last_words(self) -> str:
         """Say how the program ended."""
         try:
-            end = f"died with exit status {self.process.wait(timeout=min(self.seconds, 5.0))}"
+            end = f"died with exit status {self.process.wait(timeout=min(self.seconds, 1.0))}"
         except subprocess.TimeoutExpired:
             end = "closed its output"
         self.complaints.seek(0)
