@@ -50,7 +50,7 @@ def scripted(successors, **changes):
         embedding = torch.nn.functional.normalize(model.model.embed_tokens.weight, dim=-1)
         model.lm_head.weight.zero_()
         for index, following in successors.items():
-            model.lm_head.weight[following] = 20 * embedding[index]
+            model.lm_head.weight[following] += 20 * embedding[index]  # an id may follow several
     return model.eval()
 
 
