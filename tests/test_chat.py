@@ -266,7 +266,7 @@ def test_commands(monkeypatch, capsys):
 def test_what_cannot_be_asked_does_not_end_the_conversation(monkeypatch, capsys):
     talk = conversation(short(max_position_embeddings=84), max_new_tokens=20)
     broken = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
-    converse(monkeypatch, talk, "one", "word " * 60, "lone \ud800", broken, "two")
+    converse(monkeypatch, talk, "one", "word " * 100, "lone \ud800", broken, "two")
     assert [turn["content"] for turn in talk.turns if turn["role"] == "user"] == ["one", "two"]
     printed = capsys.readouterr()
     assert printed.out == (TEXT + "\n") * 2
