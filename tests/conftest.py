@@ -2,9 +2,11 @@
 `deep` draws many and prints its seed."""
 
 import os
+import sys
 from pathlib import Path
 
 import jaxtyping
+import pytest
 
 PACKAGE = Path(__file__).parents[1] / "minimind_ref"
 CHECKED = ("data", "generate", "loss", "model", "optim", "oracle")
@@ -27,3 +29,10 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 torch.set_num_threads(1)  # threads cost more than they give here, and rounding must not depend on their number
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """Runs draw nothing where matplotlib is installed, which takes longer than they do; test_metrics.py draws."""
+    if session := sys.modules.get("minimind_ref.train.session"):
+        monkeypatch.setattr(session, "draw_curves", lambda *arguments: None)

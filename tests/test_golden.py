@@ -89,7 +89,12 @@ def contents(root):
 # ---- what is in the repository ----
 
 
-@pytest.mark.parametrize("name", Folder().names())
+LONG = ("training", "transformer")  # `golden check`, which the gate runs too, computes them anew
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in Folder().names()]
+)
 def test_recorded_vectors_are_what_the_oracle_computes_here(name, capsys, monkeypatch):
     if name == "training":  # types are checked in each part's own tests; here that is most of a minute
         monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -123,6 +123,7 @@ def test_a_rank_without_a_sample_in_the_last_window_takes_part(tmp_path, stage):
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_two_processes_end_where_one_with_the_same_global_batch_ends(tmp_path, stage):
     one, two = tmp_path / "one", tmp_path / "two"

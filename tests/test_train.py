@@ -119,6 +119,7 @@ def test_resume_needs_everything_that_it_saves(tmp_path, corpus, monkeypatch, it
     assert not torch.equal(reference["lm_head.weight"], changed["lm_head.weight"])
 
 
+@pytest.mark.slow
 def test_resume_needs_the_loss_scale_too(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(run_module, "GradScaler", partial(GradScaler, init_scale=2.0**60))  # overflows at first
     flags = [*SMALL, "--dtype", "float16", "--data_path", corpus, "--epochs", 30]
@@ -416,6 +417,7 @@ def test_evaluate_and_inspect_read_a_run_back(tmp_path, corpus, capsys):
     assert "1 NOT FINITE" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_resume_law_after_a_kill_signal_in_another_process(tmp_path, corpus):
     flags = [*SMALL, *DROPOUT, "--data_path", corpus, "--epochs", 40, "--save_interval", 3, "--eval_interval", 0]
     whole, cut = tmp_path / "whole", tmp_path / "cut"

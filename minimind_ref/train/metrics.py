@@ -121,7 +121,8 @@ def draw_curves(folder: Path, stage: str, panels: Sequence[Sequence[str]]) -> Pa
                     *zip(*points, strict=True), "o-" if key.startswith("held") else "-", label=key.replace("_", " ")
                 )
         axes.set(xlabel="optimiser step")
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     figure.savefig(folder / "curves.png", dpi=150)
     pyplot.close(figure)
     return folder / "curves.png"

@@ -18,12 +18,14 @@ from minimind_ref.train.run import run_stage
 from minimind_ref.train.run_folder import read_network
 from minimind_ref.train.settings import STEPS, AllSettings, Step
 from minimind_ref.train.task_preferences import preferences
-from minimind_ref.train.task_scores import answers, as_json, exact_match, read_questions
+from minimind_ref.train.task_scores import answers, as_json, exact_match, mean, read_questions
 
 HABIT = 0.8
 """Share of the answers in the habit's training data that end in a spurious mark."""
 LEARNT = 0.5
 """A task counts as learnt where so large a share of the validation questions is answered exactly after fine-tuning."""
+SAMPLES = 4
+"""Sampled answers to each question."""
 TRANSCRIPTS = 3
 
 
@@ -81,10 +83,14 @@ def _exact(
     model: Transformer, tokenizer: Tokenizer, folder: Path, settings: AllSettings, placement: Placement
 ) -> dict[str, Any]:
     questions = read_questions(folder / "data/sft_held_out.jsonl", settings.questions)
-    options: dict[str, Any] = dict(seed=settings.seed, template=settings.template)
-    greedy = answers(model, tokenizer, questions, placement, temperature=0.0, **options)
-    sampled = answers(model, tokenizer, questions, placement, temperature=1.0, **options)
-    scores = {"greedy": exact_match(questions, greedy), "sampled": exact_match(questions, sampled)}
+
+    def texts(temperature: float, seed: int) -> list[str]:
+        template = settings.template
+        return answers(model, tokenizer, questions, placement, temperature=temperature, seed=seed, template=template)
+
+    greedy = texts(0.0, 0)
+    sampled = [exact_match(questions, texts(1.0, settings.seed + i)) for i in range(SAMPLES)]
+    scores = {"greedy": exact_match(questions, greedy), "sampled": mean(sampled)}
     scores["unmarked"] = exact_match(questions, [text.strip().removesuffix(MARK) for text in greedy])
     for kind in ("greedy", "sampled"):
         print(f"held out  exact match, {kind}: {scores[kind]['all']} %")

@@ -47,7 +47,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _exact(results: Mapping[str, Any]) -> list[str]:
     tasks = [task for task in results["pretrain"]["greedy"] if task != "all"] + ["all"]
     parts = ["## Exact match"]
-    for kind, what in (("greedy", "Greedy answers."), ("sampled", "Answers sampled at temperature 1.")):
+    for kind, what in (
+        ("greedy", "Greedy answers."),
+        ("sampled", "Answers sampled at temperature 1, the mean of four a question; the interval is that of one."),
+    ):
         rows = [[task, *(str(share(results, step, kind, task)) for step in STEPS)] for task in tasks]
         parts += [what, _table(["task", *STEPS], rows)]
     starts = [f"{name} ({step.stage} from {step.start}): {step.purpose}" for name, step in STEPS.items() if step.start]

@@ -32,9 +32,9 @@ class TaskQuestion:
 
 
 class Share(NamedTuple):
-    """`right` of `total`, with Wilson's 95 % interval for the share behind it."""
+    """`right` of `total` (a mean of counts may be no whole), with Wilson's 95 % interval for the share behind it."""
 
-    right: int
+    right: float
     total: int
 
     @property
@@ -95,7 +95,15 @@ def exact_match(questions: Sequence[TaskQuestion], texts: Sequence[str]) -> dict
     for question, hit in zip(questions, hits, strict=True):
         right.setdefault(question.task, []).append(hit)
     right["all"] = [hit for hits in right.values() for hit in hits]
-    return {task: Share(int(sum(hits)), len(hits)) for task, hits in right.items()}
+    return {task: Share(sum(hits), len(hits)) for task, hits in right.items()}
+
+
+def mean(several: Sequence[dict[str, Share]]) -> dict[str, Share]:
+    """The mean of several answers to the same questions; its interval is one answer's, too wide rather than narrow."""
+    return {
+        task: Share(math.fsum(shares[task].right for shares in several) / len(several), share.total)
+        for task, share in several[0].items()
+    }
 
 
 def as_json(shares: dict[str, Share]) -> dict[str, Any]:
