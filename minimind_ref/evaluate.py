@@ -19,7 +19,7 @@ from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import HeldOut, combine, evaluate, token_bytes
 from minimind_ref.train.network import check_length, check_vocabulary
 from minimind_ref.train.run_folder import read_network
-from minimind_ref.train.settings import PretrainSettings
+from minimind_ref.train.stage_settings import PretrainSettings
 
 DESCRIPTION = """Loss, perplexity and bits a byte of any weights on a JSONL file of {"text": …} lines.
 

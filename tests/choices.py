@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from minimind_ref.train.recipes import COMPAT
-from minimind_ref.train.settings import PretrainSettings
+from minimind_ref.train.stage_settings import PretrainSettings
 
 SPECS = Path(__file__).parents[1] / "specs"
 INTRODUCTION = """# choices

@@ -13,7 +13,7 @@ from minimind_ref.oracle.training import TrainingState
 from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.loop import Run, parameter_groups
-from minimind_ref.train.settings import PretrainSettings
+from minimind_ref.train.stage_settings import PretrainSettings
 
 PARTS = ("parameters", "means", "squares")
 SHAPE = dict(vocab_size=31, hidden_size=12, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)

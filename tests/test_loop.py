@@ -25,7 +25,7 @@ from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import inputs
 from minimind_ref.train.loop import Loss, Run, optimisation_step, parameter_groups
-from minimind_ref.train.settings import PretrainSettings
+from minimind_ref.train.stage_settings import PretrainSettings
 
 SHAPE = dict(
     vocab_size=31,

@@ -10,7 +10,7 @@ from tolerance import Ulps, assert_within
 
 from minimind_ref.train.__main__ import split_flags
 from minimind_ref.train.report import implicit_accuracy, write_report
-from minimind_ref.train.settings import STEPS
+from minimind_ref.train.stage_settings import STEPS
 from minimind_ref.train.task_scores import Share, TaskQuestion, Z, exact_match
 
 QUICK = [word for step in STEPS for word in (f"--{step}.max_steps", "2")]

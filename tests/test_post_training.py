@@ -25,8 +25,8 @@ from minimind_ref.train.loop import optimisation_step
 from minimind_ref.train.pairs import Pairs
 from minimind_ref.train.policy_measures import PolicyMeasures
 from minimind_ref.train.rollout import Answers
-from minimind_ref.train.settings import DPOSettings, GRPOSettings, SFTSettings
 from minimind_ref.train.sft import FineTuning
+from minimind_ref.train.stage_settings import DPOSettings, GRPOSettings, SFTSettings
 
 ONE = SHAPE | dict(num_hidden_layers=1)
 CONFIGS = {

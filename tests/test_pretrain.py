@@ -22,7 +22,7 @@ from minimind_ref.train.checkpoint import read_resume, save_resume, save_weights
 from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.loop import Progress
-from minimind_ref.train.settings import PretrainSettings
+from minimind_ref.train.stage_settings import PretrainSettings
 
 CONFIG = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
 SETTINGS = PretrainSettings(

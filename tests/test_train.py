@@ -19,7 +19,7 @@ from minimind_ref.optim.grad_scaler import GradScaler
 from minimind_ref.train import run as run_module
 from minimind_ref.train import session as session_module
 from minimind_ref.train.recipes import layer
-from minimind_ref.train.settings import PretrainSettings
+from minimind_ref.train.stage_settings import PretrainSettings
 
 DROPOUT = ["--dropout", "0.2"]
 

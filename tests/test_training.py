@@ -29,7 +29,7 @@ from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import inputs
 from minimind_ref.train.loop import Loss, Progress, Run, optimisation_step, parameter_groups
-from minimind_ref.train.settings import PretrainSettings
+from minimind_ref.train.stage_settings import PretrainSettings
 
 STEPS = 50
 CONFIGS = {

@@ -11,7 +11,8 @@ from minimind_ref.config import DERIVED, ModelConfig
 from minimind_ref.errors import UserError, run_command
 from minimind_ref.flags import Parser, add_fields, parse
 from minimind_ref.train.recipes import TINY, Family, layer
-from minimind_ref.train.settings import STAGES, STEPS, AllSettings, Settings
+from minimind_ref.train.settings import Settings
+from minimind_ref.train.stage_settings import STAGES, STEPS, AllSettings
 
 ALL = """{what}
 

@@ -19,9 +19,9 @@ from minimind_ref.train.distributed import Ranks, main_first, total
 from minimind_ref.train.loop import Loss
 from minimind_ref.train.pairs import PairRows, Pairs, score_pairs, score_reference
 from minimind_ref.train.reference import digest, require_no_dropout
-from minimind_ref.train.settings import DPOSettings
 from minimind_ref.train.sft import left_out, require_data, show_answer
 from minimind_ref.train.stage import Epochs
+from minimind_ref.train.stage_settings import DPOSettings
 
 MEASURES = ("accuracy", "margin", "preference", "chosen_reward", "rejected_reward")
 

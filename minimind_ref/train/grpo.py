@@ -23,9 +23,9 @@ from minimind_ref.train.policy_measures import PolicyMeasures
 from minimind_ref.train.reference import digest, frozen_copy, require_no_dropout
 from minimind_ref.train.reward_loading import load_rewards
 from minimind_ref.train.rollout import Answers, Sampler, no_answers, roll_out
-from minimind_ref.train.settings import GRPOSettings
 from minimind_ref.train.sft import left_out, require_data, show_answer
 from minimind_ref.train.stage import Epochs
+from minimind_ref.train.stage_settings import GRPOSettings
 
 
 class HeldOutReward(NamedTuple):

@@ -16,7 +16,7 @@ from minimind_ref.train.recipes import layer
 from minimind_ref.train.report import write_report
 from minimind_ref.train.run import run_stage
 from minimind_ref.train.run_folder import read_network
-from minimind_ref.train.settings import STEPS, AllSettings, Step
+from minimind_ref.train.stage_settings import STEPS, AllSettings, Step
 from minimind_ref.train.task_preferences import preferences
 from minimind_ref.train.task_scores import answers, as_json, exact_match, mean, read_questions
 

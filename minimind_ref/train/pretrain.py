@@ -20,8 +20,8 @@ from minimind_ref.train.device import Placement
 from minimind_ref.train.distributed import Ranks, main_first
 from minimind_ref.train.evaluation import Evaluation, HeldOut, evaluate, inputs, token_bytes
 from minimind_ref.train.loop import Loss
-from minimind_ref.train.settings import PretrainSettings
 from minimind_ref.train.stage import Epochs
+from minimind_ref.train.stage_settings import PretrainSettings
 
 
 class Pretraining:

@@ -8,7 +8,8 @@ from typing import Any
 
 from minimind_ref.config import PRESETS, ModelConfig, flag
 from minimind_ref.errors import UserError
-from minimind_ref.train.settings import STAGES, Settings
+from minimind_ref.train.settings import Settings
+from minimind_ref.train.stage_settings import STAGES
 
 _TINY = dict(weight_decay=0.1, beta2=0.95, num_workers=0, log_interval=10)
 _SFT = dict(**_TINY, max_seq_len=128, batch_size=32, learning_rate=1e-3, warmup_iters=40, eval_interval=200)

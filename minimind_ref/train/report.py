@@ -6,7 +6,7 @@ from typing import Any
 
 from minimind_ref.files import write_atomically
 from minimind_ref.train.metrics import read_metrics
-from minimind_ref.train.settings import STEPS
+from minimind_ref.train.stage_settings import STEPS
 from minimind_ref.train.task_scores import Share
 
 ROWS = 8

@@ -16,7 +16,7 @@ from minimind_ref.model.transformer import Transformer
 from minimind_ref.train.answers import answer, score_fixed
 from minimind_ref.train.device import Placement
 from minimind_ref.train.rewards import Rewards
-from minimind_ref.train.settings import GRPOSettings
+from minimind_ref.train.stage_settings import GRPOSettings
 
 
 class Answers(NamedTuple):

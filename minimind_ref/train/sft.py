@@ -21,8 +21,8 @@ from minimind_ref.train.answers import answer
 from minimind_ref.train.device import Placement
 from minimind_ref.train.distributed import Ranks, main_first, total
 from minimind_ref.train.loop import Loss
-from minimind_ref.train.settings import SFTSettings
 from minimind_ref.train.stage import Epochs
+from minimind_ref.train.stage_settings import SFTSettings
 
 
 class HeldOutLoss(NamedTuple):
