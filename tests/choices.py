@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from minimind_ref.train.recipes import COMPAT
-from minimind_ref.train.stage_settings import PretrainSettings
+from minimind_ref.train.stage_settings import STAGES
 
 SPECS = Path(__file__).parents[1] / "specs"
 INTRODUCTION = """# choices
@@ -15,7 +15,7 @@ it is right where MiniMind is not, and each other form is a named option.
 COMPAT_INTRODUCTION = """
 ## Training runs
 
-`python -m minimind_ref.train --compat NAME` takes these; `aux_loss_counts_padding` too.
+`python -m minimind_ref.train STAGE --compat NAME` takes those of the stage; `aux_loss_counts_padding` too.
 
 | flag | default | `--compat minimind2` | `--compat minimind3` |
 |---|---|---|---|
@@ -35,7 +35,7 @@ def page():
 def compat_rows():
     """One row for each flag that some --compat changes."""
     for name in sorted({name for choices in COMPAT.values() for name in choices}):
-        default = getattr(PretrainSettings(), name)
+        default = next(getattr(settings, name) for settings in STAGES.values() if hasattr(settings, name))
         values = [COMPAT[generation].get(name, default) for generation in ("minimind2", "minimind3")]
         yield f"| `{name}` | {default} | {values[0]} | {values[1]} |\n"
 

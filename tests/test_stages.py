@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
-from chat_runs import CPU, FLAGS, NAMES, run, session, write_conversations, write_network, write_pairs
+from chat_runs import CPU, FLAGS, NAMES, SHAPE, run, session, write_conversations, write_network, write_pairs
 from runs import train, train_elsewhere
 from tolerance import Ulps, assert_same, assert_within
 
+from minimind_ref import ModelConfig
 from minimind_ref.train import session as session_module
+from minimind_ref.train.recipes import layer
 
 STAGES = ("sft", "dpo", "grpo")
 
@@ -202,3 +204,11 @@ def test_bad_flags_are_one_line(tmp_path, capsys, stage, flags, message):
     words = [word for flag, value in given.items() if value is not None for word in (flag, value)]
     assert train(stage, *words, *CPU) == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_compat_takes_the_choices_that_a_stage_has():
+    initial = ModelConfig(**SHAPE)
+    assert layer("dpo", {"compat": "minimind2"}, initial)[1].reduction == "mean"
+    assert layer("sft", {"compat": "minimind3"}, initial)[1].template == "minimind3"
+    assert layer("grpo", {"compat": "minimind2"}, initial)[1].template == "minimind2"
+    assert layer("dpo", {"compat": "minimind2", "reduction": "sum"}, initial)[1].reduction == "sum"

@@ -53,8 +53,9 @@ COMPAT: Mapping[str, Mapping[str, Any]] = {
         schedule="minimind2",
         normaliser="mean_of_means",
         seed=1337,
+        reduction="mean",
     ),
-    "minimind3": dict(batching="pad", decay="all", normaliser="mean_of_means"),
+    "minimind3": dict(batching="pad", decay="all", normaliser="mean_of_means", template="minimind3"),
 }
 """The named choices that each generation of MiniMind takes in training."""
 
@@ -65,7 +66,7 @@ class Family:
 
     preset: str | None = flag(
         None,
-        "network to start from; none and no model flag: tiny; none and a model flag: minimind2's family",
+        "network to start from; none: that of --init_from, else tiny, or with a model flag minimind2's family",
         group="model",
         options=tuple(PRESETS),
     )
