@@ -9,8 +9,11 @@ from runs import train, train_elsewhere
 from tolerance import Ulps, assert_same, assert_within
 
 from minimind_ref import ModelConfig
+from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.train import session as session_module
+from minimind_ref.train.network import load_tokenizer
 from minimind_ref.train.recipes import layer
+from minimind_ref.train.stage_settings import SFTSettings
 
 STAGES = ("sft", "dpo", "grpo")
 
@@ -212,3 +215,18 @@ def test_compat_takes_the_choices_that_a_stage_has():
     assert layer("sft", {"compat": "minimind3"}, initial)[1].template == "minimind3"
     assert layer("grpo", {"compat": "minimind2"}, initial)[1].template == "minimind2"
     assert layer("dpo", {"compat": "minimind2", "reduction": "sum"}, initial)[1].reduction == "sum"
+
+
+def test_the_tokenizer_is_the_one_asked_for_else_the_one_beside_the_weights_else_the_shipped(tmp_path):
+    start, shipped = write_network(tmp_path / "start"), Tokenizer.load()
+    options = dict(init_from=start, data_path=write_conversations(tmp_path / "data.jsonl"), out_dir=tmp_path / "out")
+    other = shipped.source.replace('"version"', '\n"version"', 1)  # another file, the same tokens
+    (start / "tokenizer.json").write_text(other, encoding="utf-8")
+    (tmp_path / "named.json").write_text(shipped.source + " ", encoding="utf-8")
+    named = str(tmp_path / "named.json")
+    assert session("sft", **options).stage.tokenizer.source == other
+    assert session("sft", **options, tokenizer=named).stage.tokenizer.source == shipped.source + " "
+    settings = SFTSettings(init_from=str(start))
+    assert load_tokenizer(settings, ModelConfig(**SHAPE)).source == other  # a folder too
+    (start / "tokenizer.json").unlink()
+    assert session("sft", **options).stage.tokenizer.source == shipped.source

@@ -34,8 +34,12 @@ def build(config: ModelConfig, settings: Settings) -> Transformer:
 
 def load_tokenizer(settings: Settings, config: ModelConfig) -> Tokenizer:
     """The tokenizer asked for, else the one beside the initial weights, else the shipped one; ValueError if unfit."""
-    beside = Path(settings.init_from or "").with_name("tokenizer.json") if settings.init_from else None
-    tokenizer = Tokenizer.load(settings.tokenizer or (beside if beside and beside.exists() else None))
+    chosen = settings.tokenizer
+    if chosen is None and settings.init_from is not None:
+        source = Path(settings.init_from)
+        beside = (source if source.is_dir() else source.parent) / "tokenizer.json"
+        chosen = str(beside) if beside.exists() else None
+    tokenizer = Tokenizer.load(chosen)
     check_vocabulary(tokenizer, config)
     return tokenizer
 
