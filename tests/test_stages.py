@@ -219,7 +219,8 @@ def test_compat_takes_the_choices_that_a_stage_has():
 
 def test_the_tokenizer_is_the_one_asked_for_else_the_one_beside_the_weights_else_the_shipped(tmp_path):
     start, shipped = write_network(tmp_path / "start"), Tokenizer.load()
-    options = dict(init_from=start, data_path=write_conversations(tmp_path / "data.jsonl"), out_dir=tmp_path / "out")
+    data = write_conversations(tmp_path / "data.jsonl")
+    options = dict(init_from=start, data_path=data, out_dir=tmp_path / "out", batch_size=2)
     other = shipped.source.replace('"version"', '\n"version"', 1)  # another file, the same tokens
     (start / "tokenizer.json").write_text(other, encoding="utf-8")
     (tmp_path / "named.json").write_text(shipped.source + " ", encoding="utf-8")
