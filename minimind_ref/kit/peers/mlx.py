@@ -10,7 +10,10 @@ from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.peers.offer import offered
 
 ALL = ("float32", "bfloat16", "float16")
-fast = Implementation("mlx.core.fast", arrays="mlx", profiles=ALL, choices={"attention.nothing_visible": "other"})
+fast = Implementation(  # off the GPU its RMSNorm is rounded before the weight
+    "mlx.core.fast", arrays="mlx", profiles=ALL,
+    choices={"rms_norm.cast": "before", "attention.nothing_visible": "other"},
+)  # fmt: skip
 silu = Implementation("mlx.nn.silu SwiGLU", arrays="mlx", profiles=ALL)
 loss = Implementation("mlx.nn.losses.cross_entropy", arrays="mlx", profiles=ALL[:1])
 adamw = Implementation("mlx.optimizers.AdamW", arrays="mlx", profiles=ALL[:1])
@@ -41,11 +44,11 @@ def attention(q: Any, k: Any, v: Any, *, mask: Any = None, causal: bool = True, 
 
 
 @fast.op("rope_table")
-def rope_table(positions: Any, frequencies: Any) -> Any:
-    """mx.fast.rope of the vector (1, …, 1, 0, …, 0): the table that it turns by; it takes wavelengths."""
+def rope_table(positions: Any, frequencies: Any, *, attention_factor: float = 1.0) -> Any:
+    """mx.fast.rope of the vector (factor, …, 0, …): the table that it turns by; it takes wavelengths."""
     offered(mx.all(frequencies > 0).item(), "a frequency of 0 has no wavelength")
     half, flat = len(frequencies), positions.reshape(-1)
-    x = mx.concatenate([mx.ones((len(flat), 1, 1, half)), mx.zeros((len(flat), 1, 1, half))], axis=-1)
+    x = mx.concatenate([mx.full((len(flat), 1, 1, half), attention_factor), mx.zeros((len(flat), 1, 1, half))], axis=-1)
     turned = mx.fast.rope(
         x, 2 * half, traditional=False, base=None, scale=1.0, offset=flat.astype(mx.int32), freqs=1 / frequencies
     )

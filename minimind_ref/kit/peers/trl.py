@@ -15,8 +15,12 @@ dpo = Implementation("trl DPOTrainer", arrays="torch", profiles=WIDE)
 grpo = Implementation(
     "trl GRPOTrainer", arrays="torch", profiles=WIDE, choices={"grpo_loss.constants": "not detached"}
 )
+finite = Implementation(
+    "trl GRPOTrainer, finite numbers under the mask", arrays="torch", profiles=WIDE,
+    choices={"grpo_loss.constants": "not detached"},
+)  # fmt: skip
 logp = Implementation("trl selective_log_softmax", arrays="torch", profiles=WIDE)
-IMPLEMENTATIONS = [dpo, grpo, logp]
+IMPLEMENTATIONS = [dpo, grpo, finite, logp]
 
 
 def trainer(**settings: Any) -> SimpleNamespace:
@@ -80,6 +84,17 @@ def grpo_loss(
         "advantages": advantages, "old_per_token_logps": old_logp, "ref_per_token_logps": reference_logp,
     }  # fmt: skip
     return GRPOTrainer._compute_loss(own, None, inputs)  # type: ignore[arg-type]
+
+
+@finite.op("grpo_loss")
+def finite_grpo_loss(
+    logp: Any, old_logp: Any, reference_logp: Any, advantages: Any, mask: Any, *, clip_low: float, clip_high: float,
+    beta: float, normalise: str = "sequence", length: int | None = None,
+) -> Any:  # fmt: skip
+    """The same, where padding has a log-probability of 0: a network's are finite."""
+    clean = [torch.where(mask.bool(), y, 0.0) for y in (logp, old_logp, reference_logp)]
+    options = {"clip_low": clip_low, "clip_high": clip_high, "beta": beta, "normalise": normalise, "length": length}
+    return grpo_loss(*clean, advantages, mask, **options)
 
 
 @logp.op("token_logp")
