@@ -6,47 +6,46 @@ are replaced by the identity (projections, a network in front of a head) or a fu
 Training loops are no functions: what stands inline in them is NOT IMPLEMENTED.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minimind_ref.errors import UserError
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.peers.minimind_checkout import Checkout
-from minimind_ref.kit.peers.minimind_layers import Layers
-from minimind_ref.kit.peers.minimind_losses import Losses
+from minimind_ref.kit.peers.minimind_layers import Experts, Half, Layers
+from minimind_ref.kit.peers.minimind_losses import Losses, Sampler
 from minimind_ref.kit.peers.minimind_network import Network
 from minimind_ref.kit.peers.minimind_text import Text
 
 LOW = ("float32", "bfloat16", "float16")
+TITLES = {2: "MiniMind2", 3: "MiniMind-3"}
 CAST = {2: "before", 3: "after"}
 
 
-def implementations(path: str | Path) -> list[Implementation]:
-    """Give a checkout's implementations, by part; its float32 islands allow no float64."""
+def implementations(path: str | Path) -> dict[str, Implementation | str]:
+    """Give a checkout's implementations by name; a part that cannot be imported has the reason in its place."""
     checkout = Checkout(Path(path))
-    name, own = f"MiniMind{'2' if checkout.generation == 2 else '-3'}", checkout.generation
+    own = checkout.generation
     template = {f"{op}.template": f"minimind{own}" for op in ("chat_template.render", "sft_mask")}
-    made = [
-        entered(f"{name} layers", Layers(checkout), LOW, {"rms_norm.cast": CAST[own]}),
-        entered(f"{name} network", Network(checkout), LOW[:1], {}),
-        entered(f"{name} training functions", Losses(checkout), LOW[:1], {}),
-        entered(f"{name} generate", checkout.generation == 3 and Losses(checkout).sampler(), LOW[:1], {}),
-        entered(f"{name} conversations", Text(checkout), ("float64",), template),
-    ]
-    return [implementation for implementation in made if implementation.functions]
-
-
-def entered(name: str, part: Any, profiles: tuple[str, ...], choices: dict[str, Any]) -> Implementation:
-    """Enter a part's functions, which it gives by operation."""
-    implementation = Implementation(name, arrays="torch", profiles=profiles, choices=choices)
-    for operation, function in (part.operations() if part else {}).items():
-        implementation.op(operation, function)
-    return implementation
-
-
-def read(path: str | Path) -> list[Implementation]:
-    """Give a checkout's implementations, or say in one line why there are none."""
-    try:
-        return implementations(path)
-    except ImportError as error:
-        raise UserError(f"{path}: importing it needs {error.name or error}") from None
+    parts: dict[str, tuple[Callable[[], Any], tuple[str, ...], dict[str, Any]]] = {
+        "layers": (lambda: Layers(checkout), LOW, {"rms_norm.cast": CAST[own], "attention.nothing_visible": "other"}),
+        "attention, float16": (lambda: Half(checkout), ("float16",), {}),
+        "experts": (lambda: Experts(checkout), LOW[:1], {}),
+        "network": (lambda: Network(checkout), LOW[:1], {}),
+        "training functions": (lambda: Losses(checkout), LOW[:1], {}),
+        "generate": (lambda: Sampler(checkout), LOW[:1], {}),
+        "conversations": (lambda: Text(checkout), ("float64",), template),
+    }
+    made = {}
+    for name, (build, profiles, choices) in parts.items():
+        full = f"{TITLES[own]} {name}"
+        try:
+            functions = build().operations()
+        except ImportError as error:
+            made[full] = f"not imported: it needs {error.name or error}"
+            continue
+        if functions:
+            made[full] = Implementation(full, arrays="torch", profiles=profiles, choices=choices)
+            for operation, function in functions.items():
+                made[full].op(operation, function)
+    return made

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from minimind_ref.kit.binding import OtherChoiceError
 from minimind_ref.kit.peers.minimind_checkout import Checkout
-from minimind_ref.kit.peers.offer import offered
+from minimind_ref.kit.peers.offer import chosen, offered
 
 EXPERTS = {2: "n_routed_experts", 3: "num_experts"}
+TWO = {"sequence": 1, "batch": 1}
 COEFFICIENT = {2: "aux_loss_alpha", 3: "router_aux_loss_coef"}
 
 
@@ -38,7 +38,6 @@ class Layers:
         return {
             "rms_norm": self.rms_norm, "rope_frequencies": self.rope_frequencies, "apply_rope": self.apply_rope,
             "yarn_attention_factor": self.yarn_attention_factor, "attention": self.attention, "swiglu": self.swiglu,
-            "moe": self.moe,
         }  # fmt: skip
 
     def rms_norm(self, x: Any, weight: Any, *, eps: float) -> Any:
@@ -47,12 +46,12 @@ class Layers:
 
     def table(self, head_dim: int, theta: float, scaling: Any) -> Any:
         """precompute_freqs_cis, long enough for its scaling to act; the first halves of the rows."""
-        rules, end = dict(scaling or {}), 2
-        if rules:
+        rules, end = None if scaling is None else dict(scaling), 2
+        if rules is not None:
             kind = rules.pop("type")
             offered(kind == f"yarn-minimind{self.generation}", f"{kind} is not its scaling")
             end = 2 * int(rules.get("original_max_position_embeddings", 2048))
-        found = self.checkout.model.precompute_freqs_cis(head_dim, end, theta, rules or None)
+        found = self.checkout.model.precompute_freqs_cis(head_dim, end, theta, rules)
         return tuple(y[:, : head_dim // 2].double() for y in found)
 
     def rope_frequencies(self, head_dim: int, *, theta: float, scaling: Any = None) -> Any:
@@ -94,20 +93,34 @@ class Layers:
         )
         return functional_call(module.eval(), feed_forward("", w_gate, w_up, w_down), (x,))
 
+
+class Half(Layers):
+    """Its attention alone: what float16 makes of it is a question of its own."""
+
+    def operations(self) -> dict[str, Callable[..., Any]]:
+        """Name the function."""
+        return {"attention": self.attention}
+
+
+class Experts(Layers):
+    """Its mixture of experts."""
+
+    def operations(self) -> dict[str, Callable[..., Any]]:
+        """Name the function."""
+        return {"moe": self.moe}
+
     def moe(
         self, x: Any, w_router: Any, experts: Any, *, num_chosen: int, normalise: bool, shared: Any = None, form: str,
         coef: float, sequence_ids: Any = None,
     ) -> Any:  # fmt: skip
-        """MOEFeedForward in training, where it has a balance loss."""
-        mine = ("slots",) if self.generation == 3 else ("sequence", "batch")
-        if form not in mine:
-            raise OtherChoiceError(f"form={form!r}: it takes form={mine[0]!r}")
+        """MOEFeedForward in training, where it has a balance loss; MiniMind-3's is c times the batch form."""
+        scale = chosen("form", form, {"slots": 1, "batch": 1 / num_chosen} if self.generation == 3 else TWO)
         count = 0 if shared is None else len(shared[0])
         offered(count == 0 or self.generation == 2, "it has no shared experts")
         fields = {
             "hidden_size": x.shape[-1], "use_moe": True, "num_experts_per_tok": num_chosen, "norm_topk_prob": normalise,
             "intermediate_size": experts[0].shape[1], "n_shared_experts": count, "seq_aux": form == "sequence",
-            EXPERTS[self.generation]: len(w_router), COEFFICIENT[self.generation]: coef,
+            EXPERTS[self.generation]: len(w_router), COEFFICIENT[self.generation]: coef * scale,
         }  # fmt: skip
         module = self.checkout.model.MOEFeedForward(self.checkout.config(**fields)).train()
         weights = {"gate.weight": w_router, **stacked("experts", experts), **stacked("shared_experts", shared)}
@@ -126,7 +139,11 @@ def stacked(name: str, weights: Any) -> dict[str, Any]:
     """Name the weights of a stack of experts."""
     if weights is None:
         return {}
-    return {key: w for i, each in enumerate(zip(*weights, strict=True)) for key, w in feed_forward(f"{name}.{i}.", *each).items()}
+    return {
+        key: w
+        for i, each in enumerate(zip(*weights, strict=True))
+        for key, w in feed_forward(f"{name}.{i}.", *each).items()
+    }
 
 
 def in_rows(sequence_ids: Any) -> int:

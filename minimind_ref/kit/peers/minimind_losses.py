@@ -26,13 +26,13 @@ class Losses:
         }  # fmt: skip
         return found | ({"cross_entropy": self.cross_entropy} if self.generation == 3 else {})
 
-    def sampler(self) -> "Sampler":
-        """Give what `generate` filters with."""
-        return Sampler(self.checkout)
-
-    def cosine_schedule(self, step: int, *, total_steps: int, peak: float) -> float:
-        """get_lr."""
-        return self.dpo.get_lr(step, total_steps, peak)
+    def cosine_schedule(
+        self, step: int, *, total_steps: int, peak: float, warmup_steps: int = 0, floor_ratio: float = 0.1
+    ) -> float:
+        """get_lr, asked for what comes behind the warm-up; it has none of its own."""
+        offered(step >= warmup_steps, "it has no warm-up")
+        offered(floor_ratio == 0.1, "its floor is a tenth")
+        return self.dpo.get_lr(step - warmup_steps, total_steps - warmup_steps, peak)
 
     def token_logp(self, logits: Any, labels: Any) -> Any:
         """logits_to_log_probs, logits_to_probs in MiniMind2."""
@@ -49,8 +49,12 @@ class Losses:
         return self.dpo.dpo_loss(reference, policy, torch.ones_like(policy), beta)
 
     def sequence_logp(self, logp: Any, mask: Any) -> Any:
-        """What dpo_loss makes of an answer: its logsigmoid is the identity here, beta −1, all else 0."""
+        """What dpo_loss makes of an answer: its logsigmoid is the identity here, beta −1, all else 0.
+
+        Where a mask is 0 so is the log-probability: a network's is finite, and 0·NaN would hide all else.
+        """
         plain = with_names(self.dpo.dpo_loss, F=SimpleNamespace(logsigmoid=lambda x: x))
+        logp = torch.where(mask.bool(), logp, 0.0)
         nothing = torch.zeros_like(logp[:1])
         rows = [
             plain(torch.zeros(2, logp.shape[1]), torch.cat((row[None], nothing)), torch.stack((seen, seen)), -1.0)
@@ -95,7 +99,9 @@ class Sampler:
         self.checkout = checkout
 
     def operations(self) -> dict[str, Callable[..., Any]]:
-        """Name the functions."""
+        """Name the functions; MiniMind2 leaves sampling to transformers."""
+        if self.checkout.generation == 2:
+            return {}
         return {"filter_logits": self.filter_logits, "penalise_repetition": self.penalise_repetition}
 
     def filter_logits(self, logits: Any, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Any:

@@ -36,7 +36,9 @@ class Network:
             seen = torch.ones(len(input_ids), past[0][0].shape[1], dtype=attention_mask.dtype)
             if attention_mask.shape[1] == input_ids.shape[1]:
                 options["attention_mask"] = torch.cat((seen, attention_mask), dim=1)
-        found = functional_call(module, dict(parameters), (input_ids,), {k: y for k, y in options.items() if y is not None})
+        found = functional_call(
+            module, dict(parameters), (input_ids,), {k: y for k, y in options.items() if y is not None}
+        )
         aux = found["aux_loss"]
         return found["logits"], aux if isinstance(aux, torch.Tensor) else torch.tensor(float(aux))
 
@@ -45,15 +47,22 @@ class Network:
         self.require(fields)
         own = {name: fields[name] for name in SAME.split()}
         if fields["use_moe"]:
-            own |= {EXPERTS[self.generation]: fields["num_experts"], COEFFICIENT[self.generation]: fields["aux_loss_coef"]}
-            own |= {"n_shared_experts": fields["num_shared_experts"], "moe_intermediate_size": fields["moe_intermediate_size"]}
+            own |= {
+                EXPERTS[self.generation]: fields["num_experts"],
+                COEFFICIENT[self.generation]: fields["aux_loss_coef"],
+            }
+            own |= {
+                "n_shared_experts": fields["num_shared_experts"],
+                "moe_intermediate_size": fields["moe_intermediate_size"],
+            }
             own |= {"seq_aux": fields["aux_loss_form"] == "sequence"}
         head_dim = fields["head_dim"] or fields["hidden_size"] // fields["num_attention_heads"]
         made = self.checkout.config(**own, tie_word_embeddings=fields["tie_word_embeddings"])
-        scaling = fields["rope_scaling"] and {k: x for k, x in fields["rope_scaling"].items() if k != "type"}
+        scaling = fields["rope_scaling"]
+        scaling = None if scaling is None else {key: x for key, x in scaling.items() if key != "type"}
         module = self.checkout.model.MiniMindForCausalLM(made)
         table = self.checkout.model.precompute_freqs_cis(
-            head_dim, fields["max_position_embeddings"], fields["rope_theta"], scaling or None
+            head_dim, fields["max_position_embeddings"], fields["rope_theta"], scaling
         )
         module.model.freqs_cos, module.model.freqs_sin = table
         for layer in module.model.layers:
@@ -68,7 +77,9 @@ class Network:
         third = self.generation == 3
         kind = (fields["rope_scaling"] or {}).get("type", f"yarn-minimind{self.generation}")
         forms = ("slots",) if third else ("sequence", "batch")
-        offered(fields["qk_norm"] == third and fields["norm_cast"] == ("after" if third else "before"), "another generation")
+        offered(
+            fields["qk_norm"] == third and fields["norm_cast"] == ("after" if third else "before"), "another generation"
+        )
         offered(kind == f"yarn-minimind{self.generation}", f"{kind} is not its scaling")
         offered(third or fields["tie_word_embeddings"], "its head is always tied")
         if fields["use_moe"]:

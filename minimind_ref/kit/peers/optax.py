@@ -44,7 +44,9 @@ def clip_grad_norm(gradients: list[Any], max_norm: float) -> Any:
 
 
 @schedule.op("cosine_schedule")
-def cosine_schedule(step: int, *, total_steps: int, peak: float, warmup_steps: int = 0, floor_ratio: float = 0.1) -> Any:
+def cosine_schedule(
+    step: int, *, total_steps: int, peak: float, warmup_steps: int = 0, floor_ratio: float = 0.1
+) -> Any:
     """cosine_decay_schedule, or warmup_cosine_decay_schedule from peak/(warmup + 1)."""
     offered(total_steps > warmup_steps, "a warm-up that fills the whole run is refused")
     if not warmup_steps:

@@ -82,7 +82,7 @@ def adamw_step(
     eps: float, weight_decay: float,
 ) -> Any:  # fmt: skip
     """nn.optim.AdamW from a given state; the powers of its betas are multiplied up to the step."""
-    own = param.detach().contiguous().realize().is_param_(True)
+    own = Tensor(param.numpy()).is_param_(True)
     with Context(TRAINING=1):
         rule = AdamW([own], lr, beta1, beta2, eps, weight_decay)
         rule.m[0].assign(mean).realize()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from minimind_ref.kit.implementation import Implementation
-from minimind_ref.kit.peers.offer import offered
+from minimind_ref.kit.peers.offer import chosen, offered
 from minimind_ref.kit.peers.torch import visible
 
 LOW = ("float32", "bfloat16", "float16")  # their norms and softmax are float32 whatever the weights are
@@ -156,17 +156,15 @@ def moe_config(name: str, width: int, w_router: Any, num_chosen: int, normalise:
     common = {"hidden_size": width, "num_experts_per_tok": num_chosen, "experts_implementation": "eager"}
     if name == "mixtral":
         offered(normalise, "Mixtral always divides by the chosen experts' sum")
-        return part("models.mixtral").MixtralConfig(
-            **common, num_local_experts=len(w_router), intermediate_size=hidden
-        )
+        return part("models.mixtral").MixtralConfig(**common, num_local_experts=len(w_router), intermediate_size=hidden)
     return part("models.qwen3_moe").Qwen3MoeConfig(
         **common, num_experts=len(w_router), norm_topk_prob=normalise, moe_intermediate_size=hidden
     )
 
 
 def mixture(name: str, label: str, block: str, router: str) -> Implementation:
-    """Put a family's router, block of experts and balance loss under the kit; the balance loss is the slots form."""
-    made = Implementation(label, arrays="torch", profiles=LOW[:1], choices={"moe.form": "slots", "aux_loss.form": "slots"})
+    """Put a family's router, block of experts and balance loss under the kit."""
+    made = Implementation(label, arrays="torch", profiles=LOW[:1])
 
     @made.op("route")
     def route(x: Any, w_router: Any, *, num_chosen: int, normalise: bool) -> Any:
@@ -174,20 +172,18 @@ def mixture(name: str, label: str, block: str, router: str) -> Implementation:
         logits, weight, index = torch.func.functional_call(module, {"weight": w_router}, (x,))
         return torch.softmax(logits, dim=-1), weight, index
 
-    @made.op("aux_loss")
-    def aux_loss(scores: Any, index: Any, *, coef: float, counts: Any = None) -> Any:
-        balance = family(name).load_balancing_loss_func  # takes the router's logits, and chooses again
-        return coef * balance((scores.log(),), scores.shape[-1], index.shape[-1], counts)
-
     @made.op("moe")
     def moe(
-        x: Any, w_router: Any, experts: Any, *, num_chosen: int, normalise: bool, coef: float, counts: Any = None
-    ) -> Any:
+        x: Any, w_router: Any, experts: Any, *, num_chosen: int, normalise: bool, form: str, coef: float,
+        counts: Any = None,
+    ) -> Any:  # fmt: skip
+        """The block of experts, and load_balancing_loss_func: the slots form, c times the batch form."""
+        scale = chosen("form", form, {"slots": 1, "batch": 1 / num_chosen})
         config = moe_config(name, x.shape[-1], w_router, num_chosen, normalise, experts[0].shape[1])
         weights = {"gate.weight": w_router, **expert_weights(experts)}
         y = torch.func.functional_call(getattr(family(name), block)(config).eval(), weights, (x[None],))[0]
-        balance = family(name).load_balancing_loss_func
-        return y, coef * balance((x @ w_router.T,), len(w_router), num_chosen, counts)
+        aux = family(name).load_balancing_loss_func((x @ w_router.T,), len(w_router), num_chosen, counts)
+        return y, coef * scale * aux
 
     return made
 

@@ -12,9 +12,7 @@ from minimind_ref.kit.implementation import Implementation
 
 WIDE = ("float64", "float32")
 dpo = Implementation("trl DPOTrainer", arrays="torch", profiles=WIDE)
-grpo = Implementation(
-    "trl GRPOTrainer", arrays="torch", profiles=WIDE, choices={"grpo_loss.constants": "not detached"}
-)
+grpo = Implementation("trl GRPOTrainer", arrays="torch", profiles=WIDE, choices={"grpo_loss.constants": "not detached"})
 finite = Implementation(
     "trl GRPOTrainer, finite numbers under the mask", arrays="torch", profiles=WIDE,
     choices={"grpo_loss.constants": "not detached"},
