@@ -70,7 +70,7 @@ def parser() -> Parser:
         "peers",
         help="judge other people's libraries, and MiniMind",
         description="Judge the libraries that are installed, and MiniMind checkouts; print a table.",
-        epilog="Exit status: 0, 1 if --check finds a difference, 2 bad input.  How to read it: minimind_ref/kit/PEERS.md.",
+        epilog="Exit status: 0, 1 if --check finds a difference, 2 bad input.  To read it: minimind_ref/kit/PEERS.md.",
     )
     command.add_arguments(peers)
     commands.add_parser("ops", help="list the operations with their arguments", epilog=EPILOG)

@@ -5,7 +5,6 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from minimind_ref.kit.peers.minimind_checkout import Checkout
 from minimind_ref.kit.peers.offer import offered

@@ -1,4 +1,4 @@
-"""What a peer says of a case that its library does not offer (NOT IMPLEMENTED, never a pass) or answers by its choice."""
+"""What a peer says of a case that its library does not offer (never a pass), or answers by a choice of its own."""
 
 from typing import Any
 

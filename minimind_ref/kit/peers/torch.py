@@ -10,8 +10,11 @@ from minimind_ref.kit.implementation import Implementation
 
 ALL = ("float64", "float32", "bfloat16", "float16")
 BLIND = {"attention.nothing_visible": "other"}  # what a query without a key gives is left to the backend
-functional = Implementation(
-    "torch.nn.functional", arrays="torch", profiles=ALL, choices={"cross_entropy.nothing_supervised": "nan"}
+UNSUPERVISED = {"cross_entropy.nothing_supervised": "nan"}
+functional = Implementation("torch.nn.functional", arrays="torch", profiles=ALL)
+loss = Implementation("torch cross_entropy", arrays="torch", profiles=ALL[:2], choices=UNSUPERVISED)
+narrow_loss = Implementation(
+    "torch cross_entropy, narrow logits", arrays="torch", profiles=ALL[2:], choices=UNSUPERVISED
 )
 math = Implementation("torch scaled_dot_product_attention, math", arrays="torch", profiles=ALL, choices=BLIND)
 clipping = Implementation(
@@ -21,7 +24,7 @@ scaler = Implementation(
     "torch.amp.GradScaler", arrays="torch", profiles=ALL[:2], choices={"grad_scaler.smallest_scale": 0}
 )
 schedule = Implementation("torch CosineAnnealingLR", arrays="torch", profiles=ALL[:1])
-IMPLEMENTATIONS = [functional, math, clipping, scaler, schedule]
+IMPLEMENTATIONS = [functional, math, loss, narrow_loss, clipping, scaler, schedule]
 
 
 @functional.op("rms_norm")
@@ -60,7 +63,8 @@ def math_attention(*arrays: Any, mask: Any = None, causal: bool = True, scale: f
         return attention(*arrays, mask=mask, causal=causal, scale=scale)
 
 
-@functional.op("cross_entropy")
+@narrow_loss.op("cross_entropy")
+@loss.op("cross_entropy")
 def cross_entropy(logits: Any, labels: Any, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
     """F.cross_entropy on rows."""
     rows, names = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
