@@ -37,6 +37,8 @@ def implementations(path: str | Path) -> dict[str, Implementation | str]:
         "generate": (lambda: Sampler(checkout), LOW[:1], {}),
         "conversations": (lambda: Text(checkout), ("float64",), template),
     }
+    if own == 2:  # its mask is float32, and so is what it is added to
+        del parts["attention, float16"]
     made = {}
     for name, (build, profiles, choices) in parts.items():
         full = f"{TITLES[own]} {name}"
