@@ -10,7 +10,7 @@ from spec_blocks import FLOAT, SPECS, clauses, definition, source
 
 ROOT = SPECS.parent
 HEADINGS = ["Definition", "Clauses", "Precision", "Edge cases", "Choices", "Sources", "Example"]
-PAGES = {"README", "notation", "choices", "errata", "questions"}
+PAGES = {"README", "bounds", "notation", "choices", "errata", "questions"}
 COMPONENTS = (
     *("tokenizer", "chat_template", "packing"),
     *("rms_norm", "rope", "attention", "swiglu", "moe", "block", "transformer", "initialisation"),
