@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minimind_ref.kit import guard, pulling, trees
+from minimind_ref.kit import guard, pulling, trees, vectors
 from minimind_ref.kit.arrays import Library
 from minimind_ref.kit.binding import Call, CannotExpressError, NoAnswerError, OtherChoiceError, bind
 from minimind_ref.kit.case import Case
@@ -78,7 +78,7 @@ class LocalRunner:
             raise ran.error
         if ran.problem:
             raise RuntimeError(ran.text)
-        return plainly(ran.value, library)
+        return plainly(ordered(ran.value, operation), library)
 
     def call(
         self, case: Case, function: Callable[..., Any], inputs: dict[str, Any], profile: str,
@@ -121,6 +121,15 @@ class LocalRunner:
 
             pull = partial(pulling.differentiated, library, case, again, {n: sources[n] for n in names}, along)
         return pulling.added(outcome, guard.run(pull, self.seconds), names, library)
+
+
+def ordered(returned: Any, operation: Operation) -> Any:
+    """Put results that have their names, in a dict or a named tuple, into the order in which a law unpacks them."""
+    names = tuple(dict.fromkeys(name.partition(".")[0] for name in vectors.recorded(operation)[0].outputs))
+    by_name = returned._asdict() if hasattr(returned, "_asdict") else returned
+    if len(names) > 1 and isinstance(by_name, dict) and set(names) <= set(by_name):
+        return tuple(by_name[name] for name in names)
+    return returned
 
 
 def plainly(x: Any, library: Library) -> Any:
