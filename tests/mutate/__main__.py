@@ -18,7 +18,6 @@ import argparse
 import ast
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -89,19 +88,21 @@ def select(path: str, options: argparse.Namespace) -> list[Mutant]:
 
 def judge_group(tests: tuple[str, ...], paths: list[tuple[str, set[str]]], known: "Results") -> None:
     """Judge mutants with the same owners: those in functions' bodies together, then the others one by one."""
-    modules, left = [], []
+    modules = []
     for path, wanted in paths:
         tree, found = parsed(path)
         modules.append(Module(ROOT / path, tree, [m for m in found if m.identity in wanted]))
     names = [str(ROOT / test) for test in tests]
     print(f"{', '.join(path for path, _ in paths)}: {' '.join(tests)}", flush=True)
-    if forked(lambda: run_judge(names, Judge(modules, known.add)), A_DAY) != 0:
-        raise SystemExit(f"{' '.join(tests)}: could not be run, or fail without a mutation")
-    verdicts = Results(known.path)
-    for module in modules:
-        left += [(m, module) for m in module.mutants if verdicts.verdict(m) is None]
-    for mutant, module in left:
-        known.add(judge_loaded(mutant, module, names, 1800))
+    with tempfile.TemporaryFile("w+") as orders:
+        if forked(lambda: run_judge(names, Judge(modules, known.add, orders)), A_DAY) != 0:
+            raise SystemExit(f"{' '.join(tests)}: could not be run, or fail without a mutation")
+        orders.seek(0)
+        verdicts = Results(known.path)
+        for module, order in zip(modules, json.load(orders), strict=True):
+            for mutant in module.mutants:
+                if verdicts.verdict(mutant) is None:
+                    known.add(judge_loaded(mutant, module, names, order))
 
 
 class Results:

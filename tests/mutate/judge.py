@@ -1,26 +1,30 @@
 """Run the tests that reach a mutant, each mutant in a fork of a process that has collected them already."""
 
 import ast
+import copy
 import gc
 import importlib.machinery
+import json
 import mmap
 import os
 import resource
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FunctionType
+from typing import IO
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from tests.mutate.mutants import Mutant
+from tests.mutate.mutants import BODIES, Mutant
 
 GIGABYTE = 2**30
+REACHED = "__reached__"
 OPTIONS = (
     *("-q", "--tb=no", "--capture=sys", "-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis is imported before the forks
@@ -34,6 +38,7 @@ class Module:
     path: Path
     tree: ast.Module
     mutants: list[Mutant]
+    functions: list[FunctionType] = field(default_factory=list)
 
     def code_with(self, mutant: Mutant) -> CodeType:
         """Compile the file with one edit in it."""
@@ -104,6 +109,13 @@ class Test:
 class Repeatable:
     """A pytest plugin: hypothesis draws the same examples every time, and does not shrink what fails."""
 
+    def __init__(self, order: dict[str, float] | None = None):
+        self.order = order or {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Put the tests that are known to be likely and fast first."""
+        items.sort(key=lambda item: self.order.get(item.nodeid, 0.0))
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self) -> None:
         """Choose hypothesis's profile after conftest.py has chosen its own."""
@@ -121,10 +133,12 @@ class Repeatable:
 class Judge(Repeatable):
     """A pytest plugin: runs the collected tests once as they are, then against every mutant of some modules."""
 
-    def __init__(self, modules: list[Module], report: Callable[[Verdict], None]):
-        self.modules, self.report = modules, report
+    def __init__(self, modules: list[Module], report: Callable[[Verdict], None], orders: IO[str]):
+        super().__init__()
+        self.modules, self.report, self.orders = modules, report, orders
         self.failed: list[str] = []
         self.limits: dict[str, float] = {}
+        self.lines: set[tuple[str, int]] = set()
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Give a test ten times its time."""
@@ -143,44 +157,51 @@ class Judge(Repeatable):
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Take the place of pytest's own loop."""
         tests = [Test(item) for item in session.items]
-        watched = {str(module.path) for module in self.modules}
+        for module in self.modules:
+            module.functions = functions_of(module.path)
+            instrumented(module, partial(self.reached, str(module.path)))
         for i, test in enumerate(tests):
-            start = time.process_time()
-            test.lines = traced(watched, lambda i=i: self.run(tests[i], tests[i + 1] if i + 1 < len(tests) else None))
+            self.lines, start = test.lines, time.process_time()
+            self.run(test, tests[i + 1] if i + 1 < len(tests) else None)
             test.seconds = time.process_time() - start
             self.limits[test.item.nodeid] = 2 + 10 * test.seconds
         signal.setitimer(signal.ITIMER_PROF, 0)
         if self.failed or not tests:
             raise pytest.UsageError(f"without a mutation these fail: {self.failed}, of {len(tests)} tests")
+        json.dump([order_for(module, tests) for module in self.modules], self.orders)
+        self.orders.flush()
         forget()
-        living = [(module, list(functions_of(module.path))) for module in self.modules]
-        gc.freeze()  # what is frozen cannot be listed
-        for module, functions in living:
+        gc.freeze()
+        for module in self.modules:
             for mutant in module.mutants:
-                self.report(self.judge(mutant, module, functions, tests))
+                self.report(self.judge(mutant, module, tests))
         return True
+
+    def reached(self, path: str, line: int) -> None:
+        """Note a line that the running test runs."""
+        self.lines.add((path, line))
 
     def run(self, test: Test, following: Test | None) -> None:
         """Run one test as pytest would."""
         following_item = following.item if following else None
         test.item.config.hook.pytest_runtest_protocol(item=test.item, nextitem=following_item)
 
-    def judge(self, mutant: Mutant, module: Module, functions: list[FunctionType], tests: list[Test]) -> Verdict:
+    def judge(self, mutant: Mutant, module: Module, tests: list[Test]) -> Verdict:
         """Run the tests that reach a mutant, the likeliest and fastest first, until one fails."""
         lines = {(str(module.path), line) for line in mutant.lines}
         reaching = [t for t in tests if not lines.isdisjoint(t.lines)]
-        if not reaching or not (edited := matches(mutant, module, functions)):
+        if not reaching or not (edits := installers(mutant, module)):
             return Verdict(mutant, "unreached")
         reaching.sort(key=lambda t: t.seconds / (1 + t.kills))
         at = mmap.mmap(-1, 4)
 
         def work() -> int:
+            for install in edits:
+                install()
             silence(1, 2)
-            for function, code in edited:
-                function.__code__ = code
-            for i, test in enumerate(reaching):
+            for i, test in enumerate(reaching, 1):
                 at[:] = i.to_bytes(4, "little")
-                self.run(test, reaching[i + 1] if i + 1 < len(reaching) else None)
+                self.run(test, reaching[i] if i < len(reaching) else None)
                 if self.failed:
                     return 1
             return 0
@@ -188,9 +209,17 @@ class Judge(Repeatable):
         outcome = forked(work, wall=60 + 40 * sum(t.seconds for t in reaching))
         if outcome == 0:
             return Verdict(mutant, "survived")
-        last = reaching[int.from_bytes(at[:], "little")]
+        if not any(at[:]):
+            raise RuntimeError(f"{mutant.identity} could not be made: {outcome}")
+        last = reaching[int.from_bytes(at[:], "little") - 1]
         last.kills += 1
         return Verdict(mutant, "killed", f"{last.item.nodeid}{'' if outcome == 1 else f' ({outcome})'}")
+
+
+def order_for(module: Module, tests: list[Test]) -> dict[str, float]:
+    """Rank tests for the mutants of a module's import: those that run something of it, by their time, then others."""
+    reaching = {t.item.nodeid for t in tests if any(name == str(module.path) for name, _ in t.lines)}
+    return {t.item.nodeid: t.seconds + (t.item.nodeid not in reaching) * 1e6 for t in tests}
 
 
 def run_judge(tests: list[str], judge: Judge) -> int:
@@ -206,29 +235,25 @@ def silence(*descriptors: int) -> None:
         os.dup2(nowhere, descriptor)
 
 
-def traced(watched: set[str], work: Callable[[], None]) -> set[tuple[str, int]]:
-    """Run `work` and give the lines of the watched files that it ran, in any thread."""
-    lines: set[tuple[str, int]] = set()
+def instrumented(module: Module, reached: Callable[[int], None]) -> None:
+    """Let the living functions of a file call `reached` with the line of each statement before it runs."""
+    tree = copy.deepcopy(module.tree)
+    for node in outermost(tree):
+        for part in list(ast.walk(node)):
+            for field_name in BODIES:
+                block = getattr(part, field_name, None)
+                if isinstance(block, list) and block and isinstance(block[0], ast.stmt):
+                    setattr(part, field_name, [x for s in block for x in (_call(s.lineno), s)])
+    code = compile(ast.fix_missing_locations(tree), str(module.path), "exec", dont_inherit=True)
+    for node in outermost(module.tree):
+        for function, its_code in replacements(node, module, code):
+            function.__globals__[REACHED] = reached
+            function.__code__ = its_code
 
-    def enter(frame: FrameType, event: str, argument: object) -> Callable | None:
-        name = frame.f_code.co_filename
-        if name not in watched:
-            return None
 
-        def step(frame: FrameType, event: str, argument: object) -> Callable:
-            lines.add((name, frame.f_lineno))
-            return step
-
-        return step(frame, event, argument)
-
-    threading.settrace(enter)
-    sys.settrace(enter)
-    try:
-        work()
-    finally:
-        sys.settrace(None)
-        threading.settrace(None)
-    return lines
+def _call(line: int) -> ast.Expr:
+    call = ast.Call(ast.Name(REACHED, ast.Load()), [ast.Constant(line)], [])
+    return ast.Expr(call, lineno=line, end_lineno=line, col_offset=0, end_col_offset=0)
 
 
 def forget() -> None:
@@ -240,23 +265,43 @@ def forget() -> None:
                 thing.cache_clear()
 
 
-def functions_of(path: Path) -> Iterator[FunctionType]:
+def functions_of(path: Path) -> list[FunctionType]:
     """Give the living functions that were compiled from a file, wrapped ones too."""
-    for thing in gc.get_objects():
-        if type(thing) is FunctionType and thing.__code__.co_filename == str(path):
-            yield thing
+    everything = gc.get_objects()  # isinstance would wake deprecated things
+    return [f for f in everything if type(f) is FunctionType and f.__code__.co_filename == str(path)]
 
 
-def matches(mutant: Mutant, module: Module, functions: list[FunctionType]) -> list[tuple[FunctionType, CodeType]]:
-    """Give the living functions that a mutant of a function's body edits, each with its new code."""
-    if not mutant.inner:
+def replacements(node: ast.FunctionDef, module: Module, code: CodeType) -> list[tuple[FunctionType, CodeType]]:
+    """Pair the living copies of an outermost function with its code in another compilation of its file."""
+    firsts = {node.lineno, *(d.lineno for d in node.decorator_list)}
+
+    def same(c: CodeType) -> bool:
+        return c.co_name == node.name and c.co_firstlineno in firsts
+
+    living, codes = filter(lambda f: same(f.__code__), module.functions), list(filter(same, _codes(code)))
+    return [(f, c) for f in living for c in codes if len(f.__code__.co_freevars) == len(c.co_freevars)]
+
+
+def installers(mutant: Mutant, module: Module) -> list[Callable[[], None]]:
+    """Give what puts a mutant of a function's body, or of its defaults, into each living copy of the function."""
+    around = [n for n in outermost(module.tree) if n.lineno <= mutant.lines.start <= (n.end_lineno or 0)]
+    if not around:
         return []
-    node = next(n for n in outermost(module.tree) if mutant.lines.start in range(n.lineno, (n.end_lineno or 0) + 1))
-    codes = {c.co_firstlineno: c for c in _codes(module.code_with(mutant)) if c.co_name == node.name}
-    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-    code = codes[first]
-    living = [f for f in functions if f.__code__.co_name == node.name and f.__code__.co_firstlineno in (first, node.lineno)]
-    return [(f, code) for f in living if len(f.__code__.co_freevars) == len(code.co_freevars)]
+    pairs = replacements(around[0], module, module.code_with(mutant))
+    if mutant.inner:
+        return [partial(setattr, function, "__code__", code) for function, code in pairs]
+    return [partial(_install_defaults, function, mutant, around[0]) for function, _ in pairs]
+
+
+def _install_defaults(function: FunctionType, mutant: Mutant, node: ast.FunctionDef) -> None:
+    mutant.apply()
+    arguments = copy.deepcopy(node.args)
+    for argument in ast.walk(arguments):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    bare = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, ast.Constant(None))))
+    made = eval(compile(bare, "defaults", "eval"), function.__globals__)
+    function.__defaults__, function.__kwdefaults__ = made.__defaults__, made.__kwdefaults__
 
 
 def outermost(node: ast.AST) -> Iterator[ast.FunctionDef]:
@@ -275,7 +320,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(constant)
 
 
-def judge_loaded(mutant: Mutant, module: Module, tests: list[Path], wall: float) -> Verdict:
+def judge_loaded(mutant: Mutant, module: Module, tests: list[str], order: dict[str, float]) -> Verdict:
     """Judge a mutant of what runs at import: a fork that has not imported the package imports the edited source."""
 
     def work() -> int:
@@ -284,9 +329,9 @@ def judge_loaded(mutant: Mutant, module: Module, tests: list[Path], wall: float)
         mutant.undo(old)
         serve(module.path, source)
         silence(1, 2)
-        return int(pytest.main([*OPTIONS, "-x", *map(str, tests)], plugins=[Repeatable()]) != pytest.ExitCode.OK)
+        return int(pytest.main([*OPTIONS, "-x", *tests], plugins=[Repeatable(order)]) != pytest.ExitCode.OK)
 
-    outcome = forked(work, wall)
+    outcome = forked(work, wall=1800)
     if outcome == 0:
         return Verdict(mutant, "survived")
     return Verdict(mutant, "killed", "with its import" if outcome == 1 else f"with its import ({outcome})")

@@ -92,8 +92,9 @@ def _header(statement: ast.stmt) -> str:
 
 
 def _lines(statement: ast.stmt) -> range:
-    body = getattr(statement, "body", None)
-    last = body[0].lineno - 1 if body else statement.end_lineno
+    """Give the lines of a statement: those of its header, and for a function (its defaults) all."""
+    body = None if isinstance(statement, ast.FunctionDef) else getattr(statement, "body", None)
+    last = body[0].lineno - 1 if body else statement.end_lineno or statement.lineno
     return range(statement.lineno, max(statement.lineno, last) + 1)
 
 
