@@ -335,6 +335,17 @@ def test_cross_entropy_12_oracle_computes_float32_logits_in_float64():
     )
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_cross_entropy_2_the_fused_form_is_torchs_and_the_explicit_one_is_not(monkeypatch, reduction):
+    def called(*arguments, **options):
+        raise NotImplementedError
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", called)
+    assert cross_entropy(*tensors(fixed()), reduction=reduction).isfinite().all()
+    with pytest.raises(NotImplementedError):
+        cross_entropy(*tensors(fixed()), reduction=reduction, implementation="fused")
+
+
 # ---- refusals ----
 @pytest.mark.parametrize(
     ("logits", "labels", "sizes"),
@@ -347,6 +358,7 @@ def test_cross_entropy_12_oracle_computes_float32_logits_in_float64():
         (np.ones((2, 5)), np.array([-1, 4]), ("labels", "-1", "5")),
         (np.ones((2, 5)), np.array([-101, 4]), ("labels", "-101", "5")),
         (np.ones((2, 0)), np.zeros(2, int), ("logits", "0")),
+        (np.ones((2, 0)), np.full(2, -100), ("width of logits", "0")),
     ],
 )
 def test_cross_entropy_14_refusals(logits, labels, sizes):

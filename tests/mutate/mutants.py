@@ -25,7 +25,10 @@ OPPOSITE = {
 }  # fmt: skip
 PAIRS = [("min", "max"), ("any", "all"), ("floor", "ceil"), ("argmin", "argmax"), ("minimum", "maximum")]
 CALLED = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
-SYMMETRIC = {"min", "max", "minimum", "maximum", "isinstance", "issubclass"}  # or raising at once
+SYMMETRIC = {
+    *("min", "max", "minimum", "maximum", "logaddexp", "promote_types", "result_type", "gcd"),
+    *("array_equal", "equal", "isclose", "allclose", "isinstance", "issubclass"),  # the last two raise at once
+}
 AXES = {"dim", "axis"}
 BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
 
