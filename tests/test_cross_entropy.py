@@ -358,7 +358,7 @@ def test_cross_entropy_2_the_fused_form_is_torchs_and_the_explicit_one_is_not(mo
         (np.ones((2, 5)), np.array([-1, 4]), ("labels", "-1", "5")),
         (np.ones((2, 5)), np.array([-101, 4]), ("labels", "-101", "5")),
         (np.ones((2, 0)), np.zeros(2, int), ("logits", "0")),
-        (np.ones((2, 0)), np.full(2, -100), ("width of logits", "0")),
+        (np.ones((2, 0)), np.full(2, -100), ("of logits is 0",)),
     ],
 )
 def test_cross_entropy_14_refusals(logits, labels, sizes):
