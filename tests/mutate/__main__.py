@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             groups[owners(path)].append((path, {m.identity for m in pending}))
     for tests, paths in groups.items():
         judge_group(tests, paths, known)
-    return summary(chosen, Results(options.results))
+    return summary(chosen, Results(options.results), explained(SURVIVORS.read_text(encoding="utf-8")))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -150,9 +150,8 @@ def explained(text: str) -> dict[str, str]:
     return reasons
 
 
-def summary(chosen: dict[str, list[Mutant]], known: Results) -> int:
-    """Print the survivors without a reason, stale reasons, and a table; give the exit code."""
-    reasons = explained(SURVIVORS.read_text(encoding="utf-8"))
+def summary(chosen: dict[str, list[Mutant]], known: Results, reasons: dict[str, str]) -> int:
+    """Print the survivors without a reason, the reasons without a survivor, and a table; give the exit code."""
     table, bad = defaultdict(Counter), []
     for path, found in chosen.items():
         for mutant in found:

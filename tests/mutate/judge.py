@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, Phase, settings
 from tests.mutate.mutants import BODIES, Mutant
 
 GIGABYTE = 2**30
+EXAMPLES = 10  # of hypothesis, a test: half of what a run of the tests takes
 REACHED = "__reached__"
 OPTIONS = (
     *("-q", "--tb=no", "--capture=sys", "-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none"),
@@ -120,7 +121,7 @@ class Repeatable:
     def pytest_collection(self) -> None:
         """Choose hypothesis's profile after conftest.py has chosen its own."""
         settings.register_profile(
-            "mutate", deadline=None, max_examples=20, derandomize=True, database=None,
+            "mutate", deadline=None, max_examples=EXAMPLES, derandomize=True, database=None,
             phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         settings.load_profile("mutate")

@@ -52,6 +52,8 @@ def owners(path: str) -> tuple[str, ...]:
     """Give the test files of a file of the package, its own first; both are named from the repository's root."""
     stem = path.removeprefix("minimind_ref/").removesuffix(".py")
     name = stem.rpartition("/")[2]
+    if name == "__init__":
+        return ()
     own = [f"tests/test_{name}.py"] if (ROOT / f"tests/test_{name}.py").exists() else []
     for pattern, tests in OWNERS.items():
         if pattern == stem or (not own and fnmatch(stem, pattern)):
