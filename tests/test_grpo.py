@@ -2,6 +2,7 @@
 
 import math
 
+import jaxtyping
 import numpy as np
 import pytest
 import strategies
@@ -800,6 +801,7 @@ def test_grpo_29_k3_refuses_shapes_that_differ():
         (np.ones((3, 4), int), (), None, ("end_ids", "0")),
         (np.ones((3, 4), int), (2,), np.array([1, 2]), ("lengths", "(3,)", "(2,)")),
         (np.ones((3, 4), int), (2,), np.array([1, 2, 5]), ("lengths", "5", "4")),
+        (np.ones((3, 4), int), (2,), np.array([0, 2, 5]), ("lengths", "5", "4")),
         (np.ones((3, 4), int), (2,), np.array([1, -1, 4]), ("lengths", "-1", "4")),
     ],
 )
@@ -812,3 +814,11 @@ def test_grpo_29_answer_mask_refuses(ids, ends, lengths, words):
         ],
         words,
     )
+
+
+@pytest.mark.parametrize("name", ["ids", "lengths"])
+def test_grpo_29_answer_mask_refuses_what_is_not_an_integer(monkeypatch, name):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user's program has no type checks
+    arguments = {"ids": torch.ones(3, 4).long(), "end_ids": (2,), "lengths": torch.ones(3).long()}
+    with pytest.raises(ValueError, match=f"{name} has dtype torch.float64 but must hold integers"):
+        answer_mask(**{**arguments, name: arguments[name].double()})

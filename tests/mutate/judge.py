@@ -194,27 +194,34 @@ class Judge(Repeatable):
         if not reaching or not (edits := installers(mutant, module)):
             return Verdict(mutant, "unreached")
         reaching.sort(key=lambda t: t.seconds / (1 + t.kills))
+        outcome, last = self.first_failure(reaching, edits)
+        if outcome == 0:
+            return Verdict(mutant, "survived")
+        if last is None:
+            raise RuntimeError(f"{mutant.identity} could not be made: {outcome}")
+        if not last.kills and self.first_failure([last], [])[0] != 0:
+            raise RuntimeError(f"{last.item.nodeid} passes, but not when it is run once more in a fork")
+        last.kills += 1
+        return Verdict(mutant, "killed", f"{last.item.nodeid}{'' if outcome == 1 else f' ({outcome})'}")
+
+    def first_failure(self, tests: list[Test], edits: list[Callable[[], None]]) -> tuple[int | str, Test | None]:
+        """Make edits in a fork and run tests there until one fails: how the fork ended, and in which test."""
         at = mmap.mmap(-1, 4)
 
         def work() -> int:
             for install in edits:
                 install()
             silence(1, 2)
-            for i, test in enumerate(reaching, 1):
+            for i, test in enumerate(tests, 1):
                 at[:] = i.to_bytes(4, "little")
-                self.run(test, reaching[i] if i < len(reaching) else None)
+                self.run(test, tests[i] if i < len(tests) else None)
                 if self.failed:
                     return 1
             return 0
 
-        outcome = forked(work, wall=60 + 40 * sum(t.seconds for t in reaching))
-        if outcome == 0:
-            return Verdict(mutant, "survived")
-        if not any(at[:]):
-            raise RuntimeError(f"{mutant.identity} could not be made: {outcome}")
-        last = reaching[int.from_bytes(at[:], "little") - 1]
-        last.kills += 1
-        return Verdict(mutant, "killed", f"{last.item.nodeid}{'' if outcome == 1 else f' ({outcome})'}")
+        outcome = forked(work, wall=60 + 40 * sum(t.seconds for t in tests))
+        last = int.from_bytes(at[:], "little")
+        return outcome, tests[last - 1] if last else None
 
 
 def order_for(module: Module, tests: list[Test]) -> dict[str, float]:

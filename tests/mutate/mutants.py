@@ -29,7 +29,8 @@ SYMMETRIC = {
     *("min", "max", "minimum", "maximum", "logaddexp", "promote_types", "result_type", "gcd"),
     *("array_equal", "equal", "isclose", "allclose", "isinstance", "issubclass"),  # the last two raise at once
 }
-AXES = {"dim", "axis"}
+AXES = {"dim", "axis"}  # moved by one; -1 is not made 1, which of two axes is the same one
+ASSERTIONS = {"strict"}  # of zip: where the lengths are equal, and they are, it changes nothing
 BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
@@ -161,6 +162,8 @@ def _droppable(statement: ast.stmt, parent: ast.AST, field: str, index: int) -> 
 def _inside(node: ast.AST) -> Iterator[Edit]:
     """Give the edits of a node's own expressions and of those below, not of the statements in its body."""
     skipped = {"annotation", "returns", "decorator_list", "format_spec", "type_params", *BODIES}
+    if isinstance(node, ast.keyword) and node.arg in ASSERTIONS:
+        return
     for field, value in ast.iter_fields(node):
         if field in skipped and not (isinstance(node, ast.IfExp | ast.Lambda) and field in BODIES):
             continue
@@ -184,7 +187,7 @@ def _replacements(node: ast.AST, parent: ast.AST, is_test: bool) -> Iterator[tup
             yield from _constants(node, parent)
         case ast.BinOp(op=op) if type(op) in ARITHMETIC:
             yield "arithmetic", ast.BinOp(node.left, ARITHMETIC[type(op)](), node.right)
-        case ast.UnaryOp(op=ast.USub() | ast.Invert()):
+        case ast.UnaryOp(op=ast.USub() | ast.Invert()) if not _is_axis(parent):
             yield "sign", node.operand
         case ast.UnaryOp(op=ast.Not()) if not is_test:
             yield "negate", node.operand
@@ -198,12 +201,16 @@ def _replacements(node: ast.AST, parent: ast.AST, is_test: bool) -> Iterator[tup
             yield from _calls(node)
 
 
+def _is_axis(parent: ast.AST) -> bool:
+    return isinstance(parent, ast.keyword) and parent.arg in AXES
+
+
 def _constants(node: ast.Constant, parent: ast.AST) -> Iterator[tuple[str, ast.expr]]:
     if isinstance(node.value, bool):
         yield "constant", ast.Constant(not node.value)
     elif isinstance(node.value, int):
         yield "constant", ast.Constant(node.value + 1)
-        if isinstance(parent, ast.keyword) and parent.arg in AXES:
+        if _is_axis(parent):
             yield "axis", ast.Constant(node.value - 1)
     elif isinstance(node.value, float):
         for value in (node.value * 1.001, node.value * 0.999) if node.value else (0.001, -0.001):
