@@ -541,6 +541,16 @@ def test_grpo_20_21_22_24_by_hand():
     assert_same(grpo_loss(*arguments, **options, normalise="constant", length=16), torch.tensor(0.5) / 3)
 
 
+@pytest.mark.parametrize(
+    "norm", [{"normalise": "sequence"}, {"normalise": "token"}, {"normalise": "constant", "length": 1}]
+)
+def test_grpo_20_21_22_divisors_of_one(norm):
+    """One answer with one token: on policy the loss is −A, whatever it is divided by."""
+    arguments = (*(np.array([[-1.0, -2.0]]),) * 3, np.array([-3.0]), np.array([[1, 0]]))
+    assert grpo_loss(*map(torch.tensor, arguments), **CLIP, beta=0.25, **norm) == 3
+    assert oracle.grpo_loss(*arguments, **CLIP, beta=0.25, **norm) == 3
+
+
 def test_grpo_22_length_is_for_constant_alone():
     for normalise in ("sequence", "token"):
         free, given_ = (
