@@ -225,6 +225,8 @@ def test_grpo_2_the_groups_own_spread_and_eps_outside_the_root():
     assert group_advantages(rewards, eps=3.0).tolist() == [[-0.5, -0.5, 0.5, 0.5]]
     assert group_advantages(torch.tensor([[0.0, 6.0, 3.0]]), eps=0.0, ddof=1).tolist() == [[-1.0, 1.0, 0.0]]
     assert_same(group_advantages(rewards), group_advantages(rewards, eps=1e-4, ddof=0))
+    arrays = rewards.numpy()
+    assert_same(oracle.group_advantages(arrays), oracle.group_advantages(arrays, eps=1e-4, ddof=0, scale=True))
 
 
 @given(rewards=groups(), eps=st.sampled_from([0.0, 1e-4]), ddof=st.sampled_from([0, 1]))
@@ -600,6 +602,16 @@ def test_grpo_25_both_sides_are_counted():
     assert not is_clipped(*unmarked, **CLIP).any() and not is_clipped(*unmarked, **CLIP, form="cispo").any()
 
 
+@pytest.mark.parametrize("form", ("clip", "cispo"))
+def test_grpo_25_a_ratio_on_the_edge_is_not_clipped(form):
+    inputs = one([0.0, 0.0], [1.0, -1.0])
+    mask = torch.tensor([[True], [False]])
+    for advantages in (inputs[3], -inputs[3]):
+        edge = {"clip_low": 0.0, "clip_high": 0.0, "form": form}
+        assert not is_clipped(*inputs[:2], advantages, mask, **edge).any()
+        assert not oracle.is_clipped(*(x.numpy() for x in (*inputs[:2], advantages, mask)), **edge).any()
+
+
 @given(case=answers())
 def test_grpo_25_is_where_the_gradient_is_cut(case):
     few = (x for n, x in zip(NAMES, tensors(case), strict=True) if n != "reference_logp")
@@ -680,7 +692,7 @@ def refused(calls, words):
         (np.array([[0.0, math.inf, 2.0], [0.0, 1.0, 2.0]]), {}, ("rewards", "inf", "0", "1")),
         (np.ones((3, 4)), {"ddof": 2}, ("ddof", "2", "0", "1")),
         (np.ones((3, 4)), {"ddof": -1}, ("ddof", "-1")),
-        (np.ones((3, 4)), {"eps": -1e-4}, ("eps", "-0.0001")),
+        (np.ones((3, 4)), {"eps": -1e-9}, ("eps", "-1e-09")),
         (np.ones((3, 4)), {"eps": math.nan}, ("eps", "nan")),
         (np.ones((3, 4)), {"eps": math.inf}, ("eps", "inf")),
     ],
@@ -759,13 +771,13 @@ def test_grpo_29_a_mask_holds_0_and_1(entry):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"clip_low": -0.1}, ("clip_low", "-0.1", "0", "1")),
-        ({"clip_low": 1.5}, ("clip_low", "1.5", "0", "1")),
+        ({"clip_low": -1e-9}, ("clip_low", "-1e-09", "0", "1")),
+        ({"clip_low": math.nextafter(1, 2)}, ("clip_low", "1.000", "0", "1")),
         ({"clip_low": math.nan}, ("clip_low", "nan")),
-        ({"clip_high": -0.1}, ("clip_high", "-0.1")),
+        ({"clip_high": -1e-9}, ("clip_high", "-1e-09")),
         ({"clip_high": math.nan}, ("clip_high", "nan")),
         ({"clip_high": math.inf}, ("clip_high", "inf")),
-        ({"beta": -0.1}, ("beta", "-0.1")),
+        ({"beta": -1e-9}, ("beta", "-1e-09")),
         ({"beta": math.nan}, ("beta", "nan")),
         ({"beta": math.inf}, ("beta", "inf")),
         ({"form": "ppo"}, ("form", "ppo", "clip", "cispo")),

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, Phase, settings
 from tests.mutate.mutants import BODIES, Mutant
 
 GIGABYTE = 2**30
-EXAMPLES = 10  # of hypothesis, a test: half of what a run of the tests takes
+EXAMPLES = 5  # of hypothesis, a test: what only a later draw notices deserves a test of its own
 REACHED = "__reached__"
 OPTIONS = (
     *("-q", "--tb=no", "--capture=sys", "-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none"),
