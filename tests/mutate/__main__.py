@@ -30,7 +30,17 @@ from tests.mutate.mutants import Mutant, mutants
 from tests.mutate.owners import ROOT, owners
 
 SURVIVORS = Path(__file__).with_name("survivors.txt")
-QUICK = ["minimind_ref/loss/dpo.py"]
+QUICK = [
+    f"minimind_ref/{name}.py"
+    for name in (
+        "loss/dpo",
+        "optim/cosine_schedule",
+        "optim/grad_clip",
+        "model/rms_norm",
+        "generate/sampling",
+        "data/jsonl",
+    )
+]
 A_DAY = 86_400.0
 
 
@@ -60,7 +70,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a fixed sample for CI")
     default = Path(tempfile.gettempdir()) / "minimind_ref-mutants.jsonl"
     parser.add_argument("--results", type=Path, default=default, help=f"verdicts, kept between runs [{default}]")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.paths, options.share = QUICK, "1/3"
+    return options
 
 
 def files(paths: list[str]) -> list[str]:
@@ -78,12 +91,12 @@ def parsed(path: str) -> tuple[ast.Module, list[Mutant]]:
 
 def select(path: str, options: argparse.Namespace) -> list[Mutant]:
     """Give the mutants of a file that belong to the share: by a hash of their text, so that others do not move it."""
-    part, _, whole = options.share.partition("/")
+    part, whole = map(int, options.share.split("/"))
 
     def mark(mutant: Mutant) -> int:
         return int.from_bytes(hashlib.sha256(f"{options.seed} {mutant.identity}".encode()).digest()[:8], "big")
 
-    return [m for m in parsed(path)[1] if mark(m) % int(whole) < int(part)]
+    return [m for m in parsed(path)[1] if mark(m) % whole < part]
 
 
 def judge_group(tests: tuple[str, ...], paths: list[tuple[str, set[str]]], known: "Results") -> None:

@@ -155,7 +155,8 @@ def _droppable(statement: ast.stmt, parent: ast.AST, field: str, index: int) -> 
     if isinstance(statement, ast.Assign | ast.AnnAssign):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         return all(isinstance(t, ast.Attribute | ast.Subscript) for t in targets)
-    kinds = ast.AugAssign | ast.Raise | ast.Continue | ast.Break | ast.Assert | ast.Delete | ast.Expr
+    # an assertion always holds, so the program does not miss it
+    kinds = ast.AugAssign | ast.Raise | ast.Continue | ast.Break | ast.Delete | ast.Expr
     return isinstance(statement, kinds) and not _is_text(statement)
 
 
