@@ -26,7 +26,7 @@ OPPOSITE = {
 PAIRS = [("min", "max"), ("any", "all"), ("floor", "ceil"), ("argmin", "argmax"), ("minimum", "maximum")]
 CALLED = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 SYMMETRIC = {
-    *("min", "max", "minimum", "maximum", "logaddexp", "promote_types", "result_type", "gcd"),
+    *("min", "max", "minimum", "maximum", "logaddexp", "promote_types", "result_type", "gcd", "transpose", "swapaxes"),
     *("array_equal", "equal", "isclose", "allclose", "isinstance", "issubclass"),  # the last two raise at once
 }
 AXES = {"dim", "axis"}  # moved by one; -1 is not made 1, which of two axes is the same one
