@@ -280,6 +280,9 @@ def test_grad_scaler_9_disabled_is_the_identity():
     scaler.step(optimizer)
     scaler.update()
     assert optimizer.state[params[0]]["step"] == 1 and not params[0].isfinite().all()
+    for state in ({}, GradScaler(8.0).state_dict()):
+        scaler.load_state_dict(state)
+        assert scaler.get_scale() == 1.0 and scaler.state_dict() == {}
 
 
 # --- float16
