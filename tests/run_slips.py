@@ -18,6 +18,8 @@ from hypothesis import Phase, settings
 from slips import PACKAGE, SLIPS, Slip
 
 PATIENCE = 120  # seconds
+NO_VERDICT = 70
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 HEAVY = ("torch", "tokenizers", "transformers", "jaxtyping", "beartype", "hypothesis.strategies")  # loaded once for all
 
 
@@ -53,9 +55,11 @@ def run_tests(slip: Slip, tests: Sequence[str]) -> int:
         signal.alarm(PATIENCE)
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1), os.dup2(silence, 2)
-        put_in_place(slip)
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests]
-        os._exit(int(pytest.main(options, plugins=[WithoutShrinking()])))
+        try:
+            put_in_place(slip)
+            os._exit(int(pytest.main([*OPTIONS, *tests], plugins=[WithoutShrinking()])))
+        finally:
+            os._exit(NO_VERDICT)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
