@@ -2,7 +2,6 @@
 
 import ast
 import re
-from pathlib import Path
 
 import choices
 import pytest
@@ -80,7 +79,7 @@ def test_the_table_of_components_is_complete_and_its_links_lead_somewhere():
     for page_name in ("README", "notation"):
         links = re.findall(r"\]\(([^)#]+)\)", text(page_name))
         missing = [link for link in links if "://" not in link and not (SPECS / link).exists()]
-            assert missing == []
+        assert missing == []
 
 
 def test_the_page_of_choices_is_what_the_specs_say():

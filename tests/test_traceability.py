@@ -1,4 +1,4 @@
-"""Every clause is held: by tests that name it, by a text that was reviewed, by wrong implementations that are rejected."""
+"""Every clause is held by tests that name it, by a text that was reviewed, by wrong implementations it rejects."""
 
 import re
 import subprocess
@@ -72,7 +72,7 @@ def test_names_and_lists_of_clauses_are_understood():
     assert traceability.ids_in_name("test_rope_1_and_15_to_17_agree") == {f"ROPE-{n}" for n in (1, 15, 16, 17)}
     assert traceability.ids_in_name("test_adamw_shell_2_d") == traceability.ids_in_name("test_rope_3d") == set()
     found = dict(
-        traceability.tests_in('@cases  # MOE-4\ndef test_x():\n    """(MOE-7)"""\n\n\ndef other():\n    pass\n')
+        traceability.functions_in('@cases  # MOE-4\ndef test_x():\n    """(MOE-7)"""\n\n\ndef other():\n    pass\n')
     )
     assert found == {"test_x": {"MOE-4", "MOE-7"}}
 

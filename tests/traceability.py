@@ -47,6 +47,9 @@ tests/slips/ that the clause's own tests must catch (`python tests/run_slips.py`
 """
 
 
+TABLE = "\n| clause | tests | golden cases, laws | must be rejected |\n|---|---|---|---|\n"
+
+
 @cache
 def all_clauses() -> dict[str, Clause]:
     """Give every clause of every spec by id."""
@@ -76,7 +79,7 @@ def ids_of(component: str, links: list[tuple[str, str]]) -> set[str]:
     return {f"{component.upper()}-{n}" for n in found}
 
 
-def tests_in(source: str) -> Iterator[tuple[str, set[str]]]:
+def functions_in(source: str) -> Iterator[tuple[str, set[str]]]:
     """List the test functions of a file, each with the clauses that its name and its text name."""
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
@@ -90,7 +93,7 @@ def tests_by_clause() -> dict[str, list[str]]:
     """Give the tests of each clause, as pytest names them below tests/."""
     found = defaultdict(list)
     for path in sorted(TESTS.glob("test_*.py")):
-        for name, named in tests_in(path.read_text(encoding="utf-8")) if path.name not in ELSEWHERE else ():
+        for name, named in functions_in(path.read_text(encoding="utf-8")) if path.name not in ELSEWHERE else ():
             for clause in named:
                 found[clause].append(f"{path.name}::{name}")
     return dict(found)
@@ -162,9 +165,7 @@ def page() -> str:
     """Write the whole text of specs/TRACE.md."""
     parts = [INTRODUCTION, summary()]
     for name in COMPONENTS:
-        parts.append(
-            f"\n## [{name}]({name}.md)\n\n| clause | tests | golden cases, laws | must be rejected |\n|---|---|---|---|\n"
-        )
+        parts.append(f"\n## [{name}]({name}.md)\n{TABLE}")
         parts += [row(clause, f"test_{name}.py::") for clause in clauses(name)]
     return "".join(parts)
 
