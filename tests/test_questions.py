@@ -4,7 +4,9 @@ import re
 
 import pytest
 import traceability
-from traceability import SPECS, TESTS, all_clauses
+from traceability import TESTS, all_clauses
+
+from minimind_ref.golden.definitions import SPECS
 
 PAGE = (SPECS / "questions.md").read_text(encoding="utf-8")
 PARTS = re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import review
 import run_slips
 import slips
 import traceability
@@ -30,8 +31,8 @@ def test_only_clauses_that_exist_are_named():
 
 
 def test_every_text_is_the_one_that_was_reviewed():
-    changed = traceability.unreviewed(traceability.read_lock())
-    assert changed == [], f"read their tests again, then: python tests/traceability.py reviewed {' '.join(changed)}"
+    changed = review.unreviewed(review.read_lock())
+    assert changed == [], f"read their tests again, then: python tests/review.py {' '.join(changed)}"
 
 
 def test_every_must_has_a_wrong_implementation_or_a_reason():
@@ -41,7 +42,7 @@ def test_every_must_has_a_wrong_implementation_or_a_reason():
 
 
 def test_the_table_is_what_is_there():
-    assert traceability.PAGE.read_text(encoding="utf-8") == traceability.page(), "run: python tests/traceability.py"
+    assert review.PAGE.read_text(encoding="utf-8") == review.page(), "run: python tests/review.py"
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -78,21 +79,21 @@ def test_names_and_lists_of_clauses_are_understood():
 
 
 def test_a_changed_a_new_and_a_lost_clause_are_noticed():
-    lock = {i: traceability.fingerprint(clause) for i, clause in all_clauses().items()}
-    assert traceability.unreviewed(lock) == []
+    lock = {i: review.fingerprint(clause) for i, clause in all_clauses().items()}
+    assert review.unreviewed(lock) == []
     new = lock.pop("MOE-3")
-    assert traceability.unreviewed(lock) == ["MOE-3"]
-    assert traceability.unreviewed({**lock, "MOE-3": new[::-1]}) == ["MOE-3"]
-    assert traceability.unreviewed({**lock, "MOE-3": new, "MOE-99": new}) == ["MOE-99"]
+    assert review.unreviewed(lock) == ["MOE-3"]
+    assert review.unreviewed({**lock, "MOE-3": new[::-1]}) == ["MOE-3"]
+    assert review.unreviewed({**lock, "MOE-3": new, "MOE-99": new}) == ["MOE-99"]
 
 
 def test_a_review_locks_what_it_names_and_shows_its_tests(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(traceability, "LOCK", tmp_path / "clauses.lock")
-    traceability.review(["ROPE-9", "MOE-3"])
-    assert traceability.read_lock() == {i: traceability.fingerprint(all_clauses()[i]) for i in ("ROPE-9", "MOE-3")}
+    monkeypatch.setattr(review, "LOCK", tmp_path / "clauses.lock")
+    review.review(["ROPE-9", "MOE-3"])
+    assert review.read_lock() == {i: review.fingerprint(all_clauses()[i]) for i in ("ROPE-9", "MOE-3")}
     assert "test_rope.py::test_rope_9_only_the_distance_matters" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="MOE-99 is no clause"):
-        traceability.review(["MOE-99"])
+        review.review(["MOE-99"])
 
 
 def test_a_slip_is_a_text_that_stands_once(tmp_path):
