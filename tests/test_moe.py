@@ -340,6 +340,10 @@ def test_moe_9_an_unvisited_expert_has_a_zero_gradient(bad):
     for gradient, other in zip(gradients[1:], pulled[2], strict=True):
         assert (gradient[idle] == 0).all() and (other[idle] == 0).all()
         assert torch.isfinite(gradient).all() and (gradient[sorted(visited)] != 0).any()
+    listed = [[w.detach().clone().requires_grad_() for w in stack] for stack in leaves["experts"]]  # as a module's
+    y, _ = moe(leaves["x"], leaves["w_router"], tuple(listed), num_chosen=2, normalise=True, **QUIET)
+    for gradient in torch.autograd.grad(y.sum(), [stack[idle] for stack in listed]):  # a missing one is an error
+        assert (gradient == 0).all()
 
 
 # ---- the load-balancing loss ----
