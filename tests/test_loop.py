@@ -1,6 +1,5 @@
 """The one optimisation step: what each line changes, and that cutting a window changes nothing."""
 
-import contextlib
 import copy
 import itertools
 
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import cuts
 from tolerance import Ulps, assert_same, assert_within
-from torch import nn
 
 from minimind_ref import ModelConfig, Transformer
 from minimind_ref.data.batches import collate
@@ -61,7 +59,7 @@ def make_run(config, **settings):
     settings = PretrainSettings(**{"learning_rate": 0.1, "grad_clip": 1e9, "accumulation_steps": 16, **settings})
     optimizer = AdamW(parameter_groups(model, "matrices", 0.1), lr=0.1)
     scaler = GradScaler(enabled=False)
-    return Run(model, model, optimizer, scaler, settings, place("cpu", "float32"), Ranks(), total_steps=10)
+    return Run(model, optimizer, scaler, settings, place("cpu", "float32"), Ranks(), total_steps=10)
 
 
 def loss_of(network, batch):
@@ -198,30 +196,6 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change(bad):
         )
     for name, tensor in run.model.state_dict().items():
         assert_same(tensor, before[name])
-
-
-class Shell(nn.parallel.DistributedDataParallel):
-    """A distributed shell without a process group: it only notes which backward passes would not be synchronised."""
-
-    def __init__(self, model, log):
-        nn.Module.__init__(self)
-        self.inner, self.log = model, log
-
-    def forward(self, *arguments):
-        self.log.append("forward")
-        return self.inner(*arguments)
-
-    @contextlib.contextmanager
-    def no_sync(self):
-        self.log.append("alone")
-        yield
-
-
-def test_gradients_cross_ranks_in_the_last_backward_of_a_window_only():
-    run, log = make_run(ModelConfig(**SHAPE)), []
-    run.network = Shell(run.model, log)
-    optimisation_step(run, [batch_of(rows_of(i, "pack"), "pack") for i in range(3)], loss_of)
-    assert log == ["alone", "forward", "alone", "forward", "forward"]
 
 
 def test_the_clock_is_optimiser_steps_from_peak_to_floor():

@@ -10,7 +10,7 @@ from traceability import COMPONENTS, ELSEWHERE, ids_in
 
 ROOT = SPECS.parent
 HEADINGS = ["Definition", "Clauses", "Precision", "Edge cases", "Choices", "Sources", "Example"]
-PAGES = {"README", "notation", "choices", "errata", "questions", "TRACE"}
+PAGES = {"README", "bounds", "notation", "choices", "errata", "questions", "TRACE"}
 FOUND = sorted(path.stem for path in SPECS.glob("*.md") if path.stem not in PAGES)
 SHAPE = re.compile(r"(?:Float|Int|Bool|Integer)\[[\w.]+, \"([^\"]*)\"\]")
 

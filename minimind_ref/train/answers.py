@@ -34,12 +34,12 @@ def answer(
     generator: torch.Generator | None = None,
 ) -> list[Answer]:
     """`num_samples` answers to each prompt, from the whole distribution: what is not filtered is scored as it was."""
-    stops = tokenizer.stop_ids
+    stops = {*tokenizer.stop_ids, *tokenizer.lacking(model.config.vocab_size)}
     found = generate(
         model,
         prompts,
         max_new_tokens=max_new_tokens,
-        stop_ids=stops,
+        stop_ids=sorted(stops),
         temperature=temperature,
         num_samples=num_samples,
         generator=generator,
