@@ -50,6 +50,9 @@ class LocalRunner:
             return Outcome(problem="profile", text=f"{profile} needs {error.name}")
         before = {n: self.numbers(x) for n, x in trees.leaves(call.arguments)}
         ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
+        if isinstance(ran.error, CannotExpressError | OtherChoiceError):  # it says so itself
+            problem = "cannot" if isinstance(ran.error, CannotExpressError) else "choice"
+            return Outcome(problem=problem, text=str(ran.error), printed=ran.printed)
         if ran.problem:
             return Outcome(problem=ran.problem, text=ran.text, printed=ran.printed)
         changed = tuple(n for n, x in trees.leaves(call.arguments) if not same(self.numbers(x), before.get(n)))
@@ -74,6 +77,8 @@ class LocalRunner:
         except (CannotExpressError, OtherChoiceError) as error:
             raise NoAnswerError(str(error), choice=isinstance(error, OtherChoiceError)) from None
         ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
+        if isinstance(ran.error, CannotExpressError | OtherChoiceError):
+            raise NoAnswerError(str(ran.error), choice=isinstance(ran.error, OtherChoiceError))
         if isinstance(ran.error, Exception):
             raise ran.error
         if ran.problem:
