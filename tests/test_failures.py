@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from runs import SMALL, start_elsewhere, train, write_corpus
+from runs import SMALL, start_elsewhere, train, train_elsewhere, write_corpus
 
 from minimind_ref import evaluate, files, inspect
 from minimind_ref.errors import run_command
@@ -236,3 +236,13 @@ def test_inspect_counts_what_is_not_finite_in_any_tensor(tmp_path, capsys):
     assert run_command(inspect.main, [str(tmp_path / "odd.pth")]) == 0
     printed = capsys.readouterr().out
     assert printed.count("1 NOT FINITE") == 2 and "5 parameters: other 5" in printed
+
+
+@pytest.mark.slow
+def test_each_process_of_a_failed_run_says_one_line(tmp_path):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "minimind_ref.train")
+    result = train_elsewhere(*SMALL, "--data_path", tmp_path / "x", "--out_dir", tmp_path / "out", module=torchrun)
+    said = sorted(line for line in result.stderr.splitlines() if line.startswith("error: "))
+    assert said[0] == f"error: {tmp_path / 'x'}: no such file" and len(said) <= 2
+    assert said[1:] in ([], ["error: process 1 is left alone: another one has ended"])  # torchrun may end it first
+    assert "[rank1]: Traceback" not in result.stderr and not (tmp_path / "out").exists()

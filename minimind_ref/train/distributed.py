@@ -60,7 +60,7 @@ def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
     """The network to call: gradients are averaged over ranks behind the last backward of a window."""
     if ranks.world_size == 1:
         return model
-    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model)
 
 
 def total(values: Sequence[float], ranks: Ranks, device: torch.device) -> list[float]:
@@ -78,3 +78,8 @@ def gather(value: object, ranks: Ranks) -> list[object]:
     if ranks.world_size > 1:
         dist.all_gather_object(gathered, value)
     return gathered
+
+
+def is_left_alone(error: RuntimeError) -> bool:
+    """Whether another process has ended before this one; gloo has no exception of its own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
