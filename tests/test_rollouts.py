@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from chat_runs import session, turns, write_conversations, write_network, write_records
+from chat_runs import SHAPE, session, turns, write_conversations, write_network, write_records
 from tolerance import assert_same
 
+from minimind_ref import ModelConfig
 from minimind_ref.data.chat_template import encode_chat
 from minimind_ref.data.packing import IGNORE
+from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.errors import UserError
 from minimind_ref.generate.generate import generate
 from minimind_ref.loss.cross_entropy import token_logp
@@ -19,6 +21,7 @@ from minimind_ref.train.answers import score, score_fixed
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.loop import optimisation_step
 from minimind_ref.train.policy_measures import PolicyMeasures
+from minimind_ref.train.reward_model import RewardModel
 from minimind_ref.train.rewards import BUILT_IN, Rewards, Term
 from minimind_ref.train.rollout import Scored
 
@@ -204,3 +207,12 @@ def test_prompt_and_answer_may_fill_the_positions_and_no_more(tmp_path):
     made(tmp_path, {"max_position_embeddings": 70}, max_new_tokens=6)
     with pytest.raises(UserError, match="--max_seq_len 64 for a prompt and --max_new_tokens 7 are more than"):
         made(tmp_path, {"max_position_embeddings": 70}, max_new_tokens=7)
+
+
+def test_a_reward_model_reads_answers_in_the_template_of_the_run(tmp_path):
+    torch.manual_seed(0)
+    model = RewardModel(ModelConfig(**SHAPE), Tokenizer.load()).eval()
+    model.save(tmp_path / "judge")
+    ready = made(tmp_path, template="minimind3", reward=f"model:{tmp_path / 'judge'}")
+    asked = ([turns("one two")], ["red"], [None])
+    assert ready.stage.sampler.rewards(*asked) == model.reward(*asked, template="minimind3") != model.reward(*asked)
