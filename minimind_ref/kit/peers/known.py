@@ -65,10 +65,6 @@ FINDINGS = (
         {"torch cross_entropy, narrow logits": "cf. " + issue("Modalities/modalities", 464)},
     ),
     Finding(
-        "F4", "a float16 gradient is 1.19 bounds off: here the bound is at fault, not torch",
-        {("torch.nn.functional", "attention"): ids("ATTENTION", 5, 6)},
-    ),
-    Finding(
         "F5", "at top_p = 0 the last of equally likely tokens is kept, not the first",
         {("transformers logits processors", "filter_logits"): ids("SAMPLING", 5, 10)},
     ),
