@@ -1,11 +1,12 @@
+# type: ignore  (the library may be missing where types are checked)
 """Equinox: nn.RMSNorm, one row at a time as its documentation asks, and the table of nn.RotaryPositionalEmbedding."""
 
 from functools import partial
 from typing import Any
 
-import equinox as eqx  # type: ignore
-import jax  # type: ignore
-import jax.numpy as jnp  # type: ignore
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.peers.jax import PROFILES

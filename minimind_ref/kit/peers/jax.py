@@ -1,10 +1,11 @@
+# type: ignore  (the library may be missing where types are checked)
 """JAX's own functions: jax.nn, compiled, as everybody runs them."""
 
 from functools import partial
 from typing import Any
 
-import jax  # type: ignore
-import jax.numpy as jnp  # type: ignore
+import jax
+import jax.numpy as jnp
 
 from minimind_ref.kit.implementation import Implementation
 

@@ -1,7 +1,7 @@
 """MiniMind's training functions: learning rate, log-probabilities, DPO, the loss of its head, and sampling."""
 
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -122,8 +122,8 @@ class Sampler:
         return watched.seen[-1]
 
 
-def with_names(function: Callable[..., Any], **names: Any) -> Callable[..., Any]:
+def with_names(function: Any, **names: Any) -> Callable[..., Any]:
     """Give a function that finds other things under some of its global names."""
-    made = type(function)(function.__code__, function.__globals__ | names, function.__name__, function.__defaults__)
+    made = FunctionType(function.__code__, function.__globals__ | names, function.__name__, function.__defaults__)
     made.__kwdefaults__ = function.__kwdefaults__
     return made

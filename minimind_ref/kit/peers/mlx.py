@@ -1,10 +1,11 @@
+# type: ignore  (the library may be missing where types are checked)
 """MLX: mlx.core.fast, mlx.nn.losses, mlx.optimizers."""
 
 from typing import Any
 
-import mlx.core as mx  # type: ignore
-import mlx.nn as nn  # type: ignore
-import mlx.optimizers as optimizers  # type: ignore
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optimizers
 
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.peers.offer import offered
@@ -65,7 +66,7 @@ def swiglu(x: Any, w_gate: Any, w_up: Any, w_down: Any) -> Any:
 def cross_entropy(logits: Any, labels: Any, *, ignore_index: int = -100, reduction: str = "mean") -> Any:
     """nn.losses.cross_entropy; it has no label that is ignored."""
     offered(not mx.any(labels == ignore_index).item(), "no label can be ignored")
-    return nn.losses.cross_entropy(logits, labels, reduction=reduction)  # type: ignore[arg-type]
+    return nn.losses.cross_entropy(logits, labels, reduction=reduction)
 
 
 @adamw.op("adamw.step")

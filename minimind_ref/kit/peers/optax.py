@@ -1,10 +1,11 @@
+# type: ignore  (the library may be missing where types are checked)
 """Optax: adamw, clip_by_global_norm, the cosine schedule, the cross entropy."""
 
 from typing import Any
 
-import jax  # type: ignore
-import jax.numpy as jnp  # type: ignore
-import optax  # type: ignore
+import jax
+import jax.numpy as jnp
+import optax
 
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.peers.jax import PROFILES
@@ -29,9 +30,9 @@ def adamw_step(
 ) -> Any:  # fmt: skip
     """optax.adamw from a given state."""
     rule = optax.adamw(lr, beta1, beta2, eps, weight_decay=weight_decay)
-    first, *rest = rule.init(param)  # type: ignore[misc]
-    state = (first._replace(count=jnp.asarray(step - 1, jnp.int32), mu=mean, nu=square), *rest)  # type: ignore
-    change, (after, *_) = rule.update(grad, state, param)  # type: ignore[misc]
+    first, *rest = rule.init(param)
+    state = (first._replace(count=jnp.asarray(step - 1, jnp.int32), mu=mean, nu=square), *rest)
+    change, (after, *_) = rule.update(grad, state, param)
     return optax.apply_updates(param, change), after.mu, after.nu
 
 

@@ -1,3 +1,4 @@
+# type: ignore  (the library may be missing where types are checked)
 """tinygrad: nn.RMSNorm, scaled_dot_product_attention, sparse_categorical_crossentropy, nn.optim.AdamW.
 
 On the CPU it compiles with clang, which must be on the path.
@@ -6,9 +7,9 @@ On the CPU it compiles with clang, which must be on the path.
 from typing import Any
 
 import numpy as np
-from tinygrad import Context, Tensor, dtypes  # type: ignore
-from tinygrad.nn import RMSNorm  # type: ignore
-from tinygrad.nn.optim import AdamW  # type: ignore
+from tinygrad import Context, Tensor, dtypes
+from tinygrad.nn import RMSNorm
+from tinygrad.nn.optim import AdamW
 
 from minimind_ref.kit.arrays import Library, Plain, widened
 from minimind_ref.kit.implementation import Implementation

@@ -82,10 +82,10 @@ def apply_rope(x: Any, cos: Any, sin: Any) -> Any:
 
 def rotary_module(head_dim: int, theta: float, scaling: Any) -> Any:
     """Build LlamaRotaryEmbedding."""
-    rules = dict(scaling or {"type": "default"})
+    rules: dict[str, Any] = dict(scaling or {"type": "default"})
     kind = rules.pop("type", None) or rules.pop("rope_type")
     offered(kind in ("default", "yarn"), f"MiniMind's own scaling {kind!r} is not there")
-    length = int(rules.get("original_max_position_embeddings", 2048) * rules.get("factor", 1))
+    length = int(float(rules.get("original_max_position_embeddings", 2048)) * float(rules.get("factor", 1)))
     config = part("models.llama").LlamaConfig(
         hidden_size=head_dim, num_attention_heads=1, num_key_value_heads=1, max_position_embeddings=length,
         rope_parameters={"rope_type": kind, "rope_theta": theta, **rules},

@@ -1,3 +1,4 @@
+# type: ignore  (the library may be missing where types are checked)
 """TRL: the losses inside DPOTrainer and GRPOTrainer, called with the smallest stand-in for a trainer, and its log p."""
 
 from collections import defaultdict
@@ -5,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from trl import DPOTrainer, GRPOTrainer  # type: ignore
-from trl.trainer.utils import selective_log_softmax  # type: ignore
+from trl import DPOTrainer, GRPOTrainer
+from trl.trainer.utils import selective_log_softmax
 
 from minimind_ref.kit.implementation import Implementation
 
@@ -57,7 +58,7 @@ def dpo_loss(
     mask = torch.tensor([0, 1]).expand_as(ids)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": mask}
     model = scored(policy_chosen, policy_rejected)
-    return DPOTrainer._compute_loss(own, model, inputs, False)  # type: ignore[arg-type]
+    return DPOTrainer._compute_loss(own, model, inputs, False)
 
 
 LOSS_TYPES = {"sequence": "grpo", "token": "bnpo", "constant": "dr_grpo"}
@@ -82,7 +83,7 @@ def grpo_loss(
         "prompt_ids": nothing, "prompt_mask": nothing, "completion_ids": marked, "completion_mask": marked,
         "advantages": advantages, "old_per_token_logps": old_logp, "ref_per_token_logps": reference_logp,
     }  # fmt: skip
-    return GRPOTrainer._compute_loss(own, None, inputs)  # type: ignore[arg-type]
+    return GRPOTrainer._compute_loss(own, None, inputs)
 
 
 @finite.op("grpo_loss")
