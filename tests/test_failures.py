@@ -2,14 +2,15 @@
 
 import errno
 import json
+import re
 import shutil
 from functools import partial
 
 import pytest
 import torch
-from runs import SMALL, start_elsewhere, train, write_corpus
+from runs import SMALL, start_elsewhere, train, train_elsewhere, write_corpus
 
-from minimind_ref import files, inspect
+from minimind_ref import evaluate, files, inspect
 from minimind_ref.errors import run_command
 from minimind_ref.files import write_atomically
 from minimind_ref.optim.adamw import AdamW
@@ -215,3 +216,33 @@ def test_a_resume_file_with_a_flipped_bit_is_refused(resume_file, capsys):
     content[len(content) // 2] ^= 1
     resume_file.write_bytes(content)
     assert train("--resume", "--out_dir", resume_file.parent) == 2 and "the checksum of" in last_error(capsys)
+
+
+def test_a_resume_file_gives_its_weights_where_a_run_recorded_the_network(resume_file, capsys):
+    corpus = write_corpus(resume_file.parents[1] / "corpus.jsonl")
+    losses = []
+    for path in (resume_file, resume_file.parent):
+        flags = ["--from", str(path), "--data_path", str(corpus), "--device", "cpu"]
+        assert run_command(evaluate.main, flags) == 0
+        losses.append(re.findall(r"loss \S+", capsys.readouterr().out))
+    assert losses[0] == losses[1] and losses[0]
+
+
+def test_inspect_counts_what_is_not_finite_in_any_tensor(tmp_path, capsys):
+    nan = float("nan")
+    sparse = torch.tensor([[0.0, nan]]).to_sparse()
+    odd = {"sparse": sparse, "complex": torch.tensor([nan * 1j]), "whole": torch.ones(2).int()}
+    torch.save(odd, tmp_path / "odd.pth")
+    assert run_command(inspect.main, [str(tmp_path / "odd.pth")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("1 NOT FINITE") == 2 and "5 parameters: other 5" in printed
+
+
+@pytest.mark.slow
+def test_each_process_of_a_failed_run_says_one_line(tmp_path):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "minimind_ref.train")
+    result = train_elsewhere(*SMALL, "--data_path", tmp_path / "x", "--out_dir", tmp_path / "out", module=torchrun)
+    said = sorted(line for line in result.stderr.splitlines() if line.startswith("error: "))
+    assert said[0] == f"error: {tmp_path / 'x'}: no such file" and len(said) <= 2
+    assert said[1:] in ([], ["error: process 1 is left alone: another one has ended"])  # torchrun may end it first
+    assert "[rank1]: Traceback" not in result.stderr and not (tmp_path / "out").exists()

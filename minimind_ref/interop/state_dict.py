@@ -33,6 +33,12 @@ def read_file(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a state dict, also out of a resume file, where it lies under `model`."""
+    content = read_file(path)
+    return content["model"] if isinstance(content.get("model"), dict) else content
+
+
 def load_weights(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:
     """Copy a state dict into the network: every key, no other, every shape the same; UserError naming the first."""
     own = model.state_dict()

@@ -141,5 +141,5 @@ def restore(run: Run, stage: Stage, content: Mapping[str, Any], path: Path) -> N
         if generators["device"] is not None and run.placement.device.type == "cuda":
             torch.cuda.set_rng_state(generators["device"], run.placement.device)
         parameters = sum(len(group["params"]) for group in run.optimizer.param_groups)
-        if run.progress.steps and len(run.optimizer.state) != parameters:
+        if len(run.optimizer.state) not in (0, parameters):
             raise ValueError(f"moments of {len(run.optimizer.state)} of {parameters} parameters")

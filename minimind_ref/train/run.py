@@ -16,7 +16,7 @@ from minimind_ref.optim.adamw import AdamW
 from minimind_ref.optim.grad_scaler import GradScaler
 from minimind_ref.train.checkpoint import prepare_folder, restore
 from minimind_ref.train.device import BATCH_SIZE, Placement, is_out_of_memory, place
-from minimind_ref.train.distributed import Ranks, local_rank, process_group, share_weights
+from minimind_ref.train.distributed import Ranks, is_left_alone, local_rank, process_group, share_weights
 from minimind_ref.train.loop import Run, parameter_groups
 from minimind_ref.train.metrics import import_wandb
 from minimind_ref.train.network import build, check_length, load_tokenizer
@@ -51,6 +51,8 @@ def run_stage(name: str, config: ModelConfig, settings: Settings, resume: Mappin
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 lower = "a smaller --batch_size, --max_seq_len or network needs less"
                 raise RunError(f"out of memory on {placement.device}: {lower}") from None
+            if isinstance(error, RuntimeError) and is_left_alone(error):
+                raise RunError(f"process {ranks.rank} is left alone: another one has ended") from None
             raise
 
 
