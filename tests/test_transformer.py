@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from arrays import draw, draw_integers
 from decimals import composed, slope
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from spec_blocks import floats
 from strategies import cuts, paddings, seeds
@@ -251,6 +251,8 @@ def test_transformer_10_the_original_length_is_2048_unless_given():
 # ---- generator 1: padding ----
 @few
 @given(some_kind, seeds, paddings(B, S))
+@example("minimind2", 29, ("left", [3, 5, 2]))
+@example("minimind-3-moe", 30, ("right", [4, 1, 3]))
 def test_transformer_4_a_padded_row_is_the_row_alone(kind, seed, padding):
     side, sizes = padding
     config = model_config(kind)
