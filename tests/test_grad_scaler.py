@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from arrays import draw
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from spec_blocks import definition
@@ -280,6 +280,9 @@ def test_grad_scaler_9_disabled_is_the_identity():
     scaler.step(optimizer)
     scaler.update()
     assert optimizer.state[params[0]]["step"] == 1 and not params[0].isfinite().all()
+    for state in ({}, GradScaler(8.0).state_dict()):
+        scaler.load_state_dict(state)
+        assert scaler.get_scale() == 1.0 and scaler.state_dict() == {}
 
 
 # --- float16
@@ -384,6 +387,7 @@ def test_grad_scaler_11_refuses_the_state_of_a_disabled_scaler():
 
 
 @given(overflows=patterns, cut=st.integers(0, 39))
+@example(overflows=[False, True, False, False, False], cut=4)  # two of three windows before the scale grows
 def test_grad_scaler_11_state_dict_continues(overflows, cut):
     straight = run(GradScaler(256.0, growth_interval=3), overflows)
     first = GradScaler(256.0, growth_interval=3)

@@ -367,6 +367,10 @@ def test_sampling_16_a_total_below_the_number_still_gives_a_token():
     logits, u = torch.zeros(1, 41), torch.tensor([math.nextafter(1, 0)], dtype=torch.float64)
     assert float(logits.softmax(dim=-1).cumsum(dim=-1)[0, -1]) <= u.item()
     assert sampling.choose_token(logits, u).tolist() == [40]
+    rows = torch.full((3, 45), -torch.inf)
+    for row, first in zip(rows, (0, 4, 2), strict=True):
+        row[first : first + 41] = 0
+    assert sampling.choose_token(rows, u.expand(3)).tolist() == [40, 44, 42]
 
 
 def test_sampling_16_drawn_frequencies_are_the_probabilities():

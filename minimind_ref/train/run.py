@@ -16,7 +16,7 @@ from minimind_ref.optim.adamw import AdamW
 from minimind_ref.optim.grad_scaler import GradScaler
 from minimind_ref.train.checkpoint import prepare_folder, restore
 from minimind_ref.train.device import BATCH_SIZE, Placement, is_out_of_memory, place
-from minimind_ref.train.distributed import Ranks, is_left_alone, local_rank, process_group, wrap
+from minimind_ref.train.distributed import Ranks, is_left_alone, local_rank, process_group, share_weights
 from minimind_ref.train.loop import Run, parameter_groups
 from minimind_ref.train.metrics import import_wandb
 from minimind_ref.train.network import build, check_length, load_tokenizer
@@ -73,6 +73,7 @@ def session(
     """The network, then the stage with its data, then the optimiser: whatever can be refused is refused here."""
     check_length(settings.max_seq_len, config)
     model = build(config, settings).to(placement.device)
+    share_weights(model, ranks)
     module, stage_class = STAGES[name]
     try:
         tokenizer = load_tokenizer(settings, config)
@@ -82,7 +83,6 @@ def session(
     torch.manual_seed(settings.seed + ranks.rank)  # for dropout, which takes no generator
     run = Run(
         model=model,
-        network=wrap(model, ranks),
         optimizer=AdamW(
             parameter_groups(model, settings.decay, settings.weight_decay),
             lr=settings.learning_rate,

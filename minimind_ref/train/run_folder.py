@@ -12,6 +12,9 @@ from minimind_ref.interop.minimind import load_minimind
 from minimind_ref.interop.state_dict import load_weights, read_state
 from minimind_ref.model.transformer import Transformer
 
+TRAINING_ONLY = {"dropout", "aux_loss_coef", "aux_loss_form", "aux_loss_counts_padding", "initialisation"}
+"""Fields of ModelConfig that do not change what given weights compute: a run may take others than its start had."""
+
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a run folder; UserError where it is not there or not one of ours."""
@@ -85,5 +88,5 @@ def _is_run(folder: Path) -> bool:
 def _require_same(config: ModelConfig, stored: ModelConfig, source: Path) -> None:
     mine, theirs = config.to_dict(), stored.to_dict()
     for name in mine:
-        if mine[name] != theirs[name] and name not in ("dropout", "aux_loss_coef", "aux_loss_form"):
+        if mine[name] != theirs[name] and name not in TRAINING_ONLY:
             raise UserError(f"{source}: its network has {name}={theirs[name]}, this run's has {mine[name]}")

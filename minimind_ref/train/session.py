@@ -136,7 +136,7 @@ class Session:
         self.metrics.record(self.run.progress.steps, values)
 
     def _evaluate(self) -> list[str]:
-        found = self.stage.evaluate(self.run.network)
+        found = self.stage.evaluate(self.run.model)
         if found is None:
             return []
         step = self.run.progress.steps

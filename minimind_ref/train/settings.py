@@ -85,7 +85,7 @@ class Settings:
 
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 MINIMUM = {
-    **dict.fromkeys(("max_seq_len", "num_generations"), 2),
+    "max_seq_len": 2,
     **dict.fromkeys(("epochs", "max_steps", "batch_size", "accumulation_steps", "log_interval", "save_interval"), 1),
     **dict.fromkeys(("held_out", "num_workers", "learning_rate", "warmup_iters", "grad_clip", "weight_decay"), 0),
     **dict.fromkeys(("seed", "eval_interval", "eval_tokens", "beta", "label_smoothing", "eval_prompts"), 0),
