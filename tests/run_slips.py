@@ -1,7 +1,7 @@
 """`python tests/run_slips.py [COMPONENT or CLAUSE ...]`: does a clause's own test catch the wrong line?
 
 Each slip runs in a forked process, which reads the wrong text in place of the file, and the tests that name the clause.
-Caught is what makes a test fail; an error before any test ran, or two minutes without an answer, is not.
+Caught is what makes a test fail; an error before any test ran, or five minutes without an answer, is not.
 """
 
 import importlib
@@ -17,7 +17,7 @@ import traceability
 from hypothesis import Phase, settings
 from slips import PACKAGE, SLIPS, Slip
 
-PATIENCE = 120  # seconds
+PATIENCE = 300  # seconds
 NO_VERDICT = 70
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 HEAVY = ("torch", "tokenizers", "transformers", "jaxtyping", "beartype", "hypothesis.strategies")  # loaded once for all

@@ -1,6 +1,8 @@
 """False verdicts that the kit once gave: wrong implementations that it let pass, right ones that it rejected."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from minimind_ref.errors import UserError
 from minimind_ref.kit import Implementation, check, verify
 from minimind_ref.kit.ours import torch_faces
+from minimind_ref.kit.process import program
 
 MINIMIND2 = "transformer/minimind2"
 
@@ -155,3 +158,100 @@ def test_k3_that_is_clamped():
         return (torch.expm1(gap) - gap).clamp(max=10)
 
     assert "GRPO-8" in statuses(check("kl_k3", clamped, arrays="torch"), "FAIL")
+
+
+# --- what once broke the kit
+
+
+class UnreadableError(Exception):
+    def __str__(self):
+        raise RuntimeError("no message")
+
+
+class Unreadable:
+    def __array__(self, *given, **options):
+        raise RuntimeError("no numbers")
+
+
+def raise_unreadable():
+    raise UnreadableError
+
+
+def rms_norm(x, weight, *, eps):
+    return weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (lambda y: y.detach().to_sparse(), "returned a Tensor whose numbers cannot be read"),
+        (lambda y: y.to("meta"), "returned a Tensor whose numbers cannot be read"),
+        (lambda y: (y, 1), "y is a tuple but an array of float64 is expected"),
+        (lambda y: Unreadable(), "y is a Unreadable but an array of float64 is expected"),
+        (lambda y: raise_unreadable(), "raised UnreadableError: its message cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_a_verdict(spoil, said):
+    report = check("rms_norm", lambda x, weight, *, eps: spoil(rms_norm(x, weight, eps=eps)), arrays="torch")
+    assert not report.passed and said in str(report)
+
+
+def test_a_wrapper_that_takes_any_keyword_is_asked_what_it_wraps():
+    report = check("rms_norm", lambda *given, **options: rms_norm(*given, **options), arrays="torch")
+    assert report.passed and "RMS_NORM-15" in statuses(report, "CHOICE"), str(report)
+
+
+def test_numpys_error_state_is_put_back():
+    def strict(x, weight, *, eps):
+        np.seterr(all="raise")
+        return rms_norm(x, weight, eps=eps)
+
+    before = np.geterr()
+    assert check("rms_norm", strict, arrays="torch").passed and np.geterr() == before
+
+
+def test_torch_imports_what_it_puts_off_before_the_clock_runs():
+    code = (
+        "import sys; from minimind_ref.kit.arrays import library; library('torch'); before = set(sys.modules); import "
+        "torch; x = torch.ones(1, requires_grad=True); torch.autograd.grad([2 * x], [x], [torch.ones(1)]); "
+        "print(len(set(sys.modules) - before))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "0\n"
+
+
+PROGRAM = """
+import json, os, shutil, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "hello" in asked:
+        print(json.dumps({"name": "odd", "ops": ["rms_norm"], "choices": CHOICES}), flush=True)
+        continue
+    answer = {"id": asked["id"], "outputs": {"y": {"shape": [1], "dtype": "float64", "values": [1.0]}}}
+    text = None
+    SPOIL
+    print(text or json.dumps(answer), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        ("text = '[' * 100000", "answered no JSON"),
+        ("answer['outputs']['y']['values'] = [10**400]", "answered what cannot be read: int too large"),
+        ("answer['outputs']['y'] = {'tensor': ['y']}", "answered what cannot be read: unhashable"),
+        ("os.mkdir(asked['answer'])", "answered what cannot be read"),
+        ("shutil.rmtree(os.path.dirname(asked['tensors']))", "y has shape (1,)"),
+    ],
+)
+def test_a_program_that_answers_nonsense_has_a_verdict(tmp_path, spoil, said):
+    (tmp_path / "odd.py").write_text(PROGRAM.replace("CHOICES", "{}").replace("SPOIL", spoil))
+    with program(f"{sys.executable} {tmp_path / 'odd.py'}", ["float64"], 30.0) as (made, runner):
+        report = verify(made, ["rms_norm"], runner=runner)
+    assert not report.passed and said in report.to_json()
+
+
+def test_a_greeting_whose_choices_are_no_object_is_bad_input(tmp_path):
+    (tmp_path / "odd.py").write_text(PROGRAM.replace("CHOICES", "[1]").replace("SPOIL", "pass"))
+    command = f"{sys.executable} {tmp_path / 'odd.py'}"
+    with pytest.raises(UserError, match="no dict of choices"), program(command, None, 30.0):
+        pass

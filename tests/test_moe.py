@@ -573,6 +573,14 @@ def test_moe_22_bad_input_is_refused(case, face):
 
 ORACLE_REFUSED = {
     "two matrices": ("moe", {**MIXED, "experts": stack(1, E)[:2]}, "stacks in experts is 2 .* 3"),
+    "an expert's up matrix": (
+        "moe",
+        {**MIXED, "experts": (stack(1, E)[0], np.ones((E, 6, D)), stack(1, E)[2])},
+        "w_up",
+    ),
+    "scores' cotangent": ("route_vjp", {**GOOD, "cotangent": (np.ones((T, 4)), np.ones((T, 2)))}, "scores' cotangent"),
+    "weights' cotangent": ("route_vjp", {**GOOD, "cotangent": (np.ones((T, E)), np.ones((T, 1)))}, "weights' cotan"),
+    "output's cotangent": ("moe_vjp", {**MIXED, "cotangent": (np.ones((T, 4)), np.array(1.0))}, "output's cotangent"),
     "rank of a stack": ("moe", {**MIXED, "experts": (np.ones((F, D)), *stack(1, E)[1:])}, "experts has 2 axes"),
 }
 

@@ -157,7 +157,7 @@ def mean_reward(source, folder):
 
 def test_the_policy_learns_what_is_rewarded_and_nothing_from_random_rewards(tmp_path):
     flags = ["--max_new_tokens", "2", "--num_generations", "8", "--batch_size", "8", "--accumulation_steps", "1"]
-    flags += ["--beta", "0", "--max_steps", "24", "--eval_interval", "0", "--epochs", "9", "--learning_rate", "0.03"]
+    flags += ["--beta", "0", "--max_steps", "48", "--eval_interval", "0", "--epochs", "16", "--learning_rate", "0.02"]
     gained = {}
     for name in ("begins_plainly", "at_random"):
         out = tmp_path / name

@@ -121,7 +121,7 @@ def test_a_rank_without_a_sample_in_the_last_window_takes_part(tmp_path, stage):
     stage_of = session(stage, **options).stage
     object.__setattr__(stage_of.epochs, "ranks", Ranks(1, 2))
     *_, last = (batch for window in stage_of.windows(0) for batch in window)
-    assert last.num_targets == 0
+    assert last.num_targets == last.num_documents == 0
     model = session(stage, **options).run.model
     loss = stage_of.loss(model, last)
     assert loss.total.item() == 0

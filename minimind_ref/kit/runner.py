@@ -9,7 +9,15 @@ import numpy as np
 
 from minimind_ref.kit import guard, pulling, trees, vectors
 from minimind_ref.kit.arrays import Library
-from minimind_ref.kit.binding import Call, CannotExpressError, NoAnswerError, OtherChoiceError, bind
+from minimind_ref.kit.binding import (
+    Call,
+    CannotExpressError,
+    NoAnswerError,
+    OtherChoiceError,
+    bind,
+    unexpected,
+    without,
+)
 from minimind_ref.kit.case import Case
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.operation import Operation
@@ -26,6 +34,7 @@ class LocalRunner:
 
     def __init__(self, implementation: Implementation, seconds: float = SECONDS) -> None:
         self.implementation, self.seconds = implementation, seconds
+        self.unwanted: dict[str, set[str]] = {}  # by operation: keywords that the function behind a wrapper lacks
 
     def has(self, name: str) -> bool:
         """Say whether the operation is there."""
@@ -53,6 +62,9 @@ class LocalRunner:
         if isinstance(ran.error, CannotExpressError | OtherChoiceError):  # it says so itself
             problem = "cannot" if isinstance(ran.error, CannotExpressError) else "choice"
             return Outcome(problem=problem, text=str(ran.error), printed=ran.printed)
+        if unwanted := unexpected(ran.error, call):
+            self.unwanted.setdefault(name, set()).add(unwanted)
+            return self.ask(case, profile, gradient=gradient)
         if ran.problem:
             return Outcome(problem=ran.problem, text=ran.text, printed=ran.printed)
         changed = tuple(n for n, x in trees.leaves(call.arguments) if not same(self.numbers(x), before.get(n)))
@@ -92,7 +104,8 @@ class LocalRunner:
         """Make the arguments of a call, arrays in the library's own kind; `given` ones are taken as they are."""
         made = trees.map_named(lambda n, x: given[n] if n in given else self.argument(case, n, x, profile), inputs)
         fixed = self.implementation.fixed(case.operation.name)
-        return bind(case.operation, function, made | case.parameters, fixed)
+        bound = bind(case.operation, function, made | case.parameters, fixed)
+        return without(case.operation, bound, self.unwanted.get(case.operation.name, ()), fixed)
 
     def argument(self, case: Case, name: str, x: Any, profile: str) -> Any:
         """Make one array; a state that the specification keeps in float32 is so in a narrow profile too."""

@@ -52,8 +52,7 @@ def answer(
     except ValueError as error:
         raise RunError(f"the network cannot answer: {error}") from None
     ended = [ids[-1] in stops for ids in found]
-    texts = [tokenizer.decode(ids[:-1] if end else ids) for ids, end in zip(found, ended, strict=True)]
-    return list(map(Answer, found, ended, texts))
+    return list(map(Answer, found, ended, map(tokenizer.decode, found)))  # an end token is no text
 
 
 def score(

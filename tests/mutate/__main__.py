@@ -72,7 +72,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=default, help=f"verdicts, kept between runs [{default}]")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.paths, options.share = QUICK, "1/3"
+        options.paths = QUICK
     return options
 
 

@@ -104,7 +104,7 @@ def _lines(statement: ast.stmt) -> range:
 
 def _marked(before: str, after: str) -> str:
     """Show both texts as one: what they share, and {old→new} between."""
-    a, b = (re.findall(r"[\w.]+|[<>=!]+|\s+|\W", text) for text in (before, after))
+    a, b = (re.findall(r"\d[\d.]*(?:e[-+]?\d+)?|[\w.]+|[<>=!]+|\s+|\W", text) for text in (before, after))
     head = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     room = min(len(a), len(b)) - head
     tail = next((i for i in range(room) if a[-1 - i] != b[-1 - i]), room)

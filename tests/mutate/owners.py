@@ -8,6 +8,7 @@ BOUNDED = ["bounded", "bounded_array", "tolerance"]
 OWNERS = {
     "loss/grpo_terms": ["grpo"],
     "loss/tokens": ["dpo", "grpo"],
+    "model/attention": ["attention", "block"],
     "optim/adamw": ["adamw", "adamw_shell"],
     "generate/generate": ["generate"],
     "generate/steps": ["generate", "sampling"],

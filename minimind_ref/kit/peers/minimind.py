@@ -20,6 +20,7 @@ from minimind_ref.kit.peers.minimind_text import Text
 LOW = ("float32", "bfloat16", "float16")
 TITLES = {2: "MiniMind2", 3: "MiniMind-3"}
 CAST = {2: "before", 3: "after"}
+SCHEDULE: dict[int, dict[str, Any]] = {2: {"cosine_schedule.form": "minimind2"}, 3: {}}
 
 
 def implementations(path: str | Path) -> dict[str, Implementation | str]:
@@ -32,10 +33,12 @@ def implementations(path: str | Path) -> dict[str, Implementation | str]:
         "attention, float16": (lambda: Half(checkout), ("float16",), {}),
         "experts": (lambda: Experts(checkout), LOW[:1], {}),
         "network": (lambda: Network(checkout), LOW[:1], {}),
-        "training functions": (lambda: Losses(checkout), LOW[:1], {}),
+        "training functions": (lambda: Losses(checkout), LOW[:1], SCHEDULE[own]),
         "generate": (lambda: Sampler(checkout), LOW[:1], {}),
         "conversations": (lambda: Text(checkout), ("float64",), template),
     }
+    if own == 2:  # its mask is float32, and so is what it is added to
+        del parts["attention, float16"]
     made = {}
     for name, (build, profiles, choices) in parts.items():
         full = f"{TITLES[own]} {name}"

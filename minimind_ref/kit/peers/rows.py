@@ -9,6 +9,8 @@ from minimind_ref.kit.peers import known
 from minimind_ref.kit.report import Report, Verdict
 from minimind_ref.kit.text import numbers
 
+UNEXPLAINED = "UNEXPLAINED"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -75,5 +77,5 @@ def failures(found: Report) -> list[str]:
     for operation, verdicts in rest.items():
         said = verdicts[0].failure.message if verdicts[0].failure else verdicts[0].detail
         said = said.replace("|", "\\|")
-        lines.append(f"`{operation}` {numbers([v.clause for v in verdicts])}: UNEXPLAINED: {said}")
+        lines.append(f"`{operation}` {numbers([v.clause for v in verdicts])}: {UNEXPLAINED}: {said}")
     return lines

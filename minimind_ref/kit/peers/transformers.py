@@ -162,15 +162,20 @@ def moe_config(name: str, width: int, w_router: Any, num_chosen: int, normalise:
     )
 
 
+def routing(name: str, router: str, x: Any, w_router: Any, num_chosen: int, normalise: bool) -> Any:
+    """Run a family's router."""
+    module = getattr(family(name), router)(moe_config(name, x.shape[-1], w_router, num_chosen, normalise, 1))
+    logits, weight, index = torch.func.functional_call(module, {"weight": w_router}, (x,))
+    return torch.softmax(logits, dim=-1), weight, index
+
+
 def mixture(name: str, label: str, block: str, router: str) -> Implementation:
     """Put a family's router, block of experts and balance loss under the kit."""
     made = Implementation(label, arrays="torch", profiles=LOW[:1])
 
     @made.op("route")
     def route(x: Any, w_router: Any, *, num_chosen: int, normalise: bool) -> Any:
-        module = getattr(family(name), router)(moe_config(name, x.shape[-1], w_router, num_chosen, normalise, 1))
-        logits, weight, index = torch.func.functional_call(module, {"weight": w_router}, (x,))
-        return torch.softmax(logits, dim=-1), weight, index
+        return routing(name, router, x, w_router, num_chosen, normalise)
 
     @made.op("moe")
     def moe(

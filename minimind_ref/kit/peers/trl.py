@@ -48,7 +48,8 @@ def dpo_loss(
     """DPOTrainer._compute_loss; each answer is one token long, so that ipo's division by its length is one by 1."""
     own = trainer(
         beta=beta, loss_types=[form], loss_weights=[1.0], label_smoothing=0.0, ld_alpha=None, use_weighting=False,
-        f_divergence_type="reverse_kl", precompute_ref_logps=False, args=SimpleNamespace(gradient_checkpointing_kwargs=None),
+        f_divergence_type="reverse_kl", precompute_ref_logps=False,
+        args=SimpleNamespace(gradient_checkpointing_kwargs=None),
         ref_model=scored(reference_chosen, reference_rejected),
     )  # fmt: skip
     own.model.is_gradient_checkpointing = False
