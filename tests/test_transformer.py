@@ -634,14 +634,21 @@ def run_arrays(model, input_ids, cache=None, **inputs):
 
 
 @pytest.mark.parametrize("name", ["input_ids", "position_ids", "segment_ids"])
-def test_transformer_17_numbers_that_are_not_integers_are_refused(name):
-    arguments = {"input_ids": torch.tensor(ids_of()), name: torch.tensor(ids_of()).double()}
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bool])
+def test_transformer_17_numbers_that_are_not_integers_are_refused(name, dtype):
+    arguments = {"input_ids": torch.tensor(ids_of()), name: torch.tensor(ids_of()).to(dtype)}
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
-        with pytest.raises(ValueError, match=f"{name} has dtype torch.float64"):
+        with pytest.raises(ValueError, match=f"{name} has dtype {dtype}"):
             model_of(C, P)(**arguments)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16])
+def test_transformer_17_every_kind_of_integer_will_do(dtype):
+    ids, model = torch.tensor(ids_of()), model_of(C, P)
+    assert_same(model(ids.to(dtype)).logits, model(ids).logits)
 
 
 ORACLE_REFUSED = {
