@@ -38,13 +38,13 @@ def answer(
 
     Raises RunError where the network's logits are no distribution.
     """
-    stops = tokenizer.stop_ids
+    stops = {*tokenizer.stop_ids, *tokenizer.lacking(model.config.vocab_size)}
     try:
         found = generate(
             model,
             prompts,
             max_new_tokens=max_new_tokens,
-            stop_ids=stops,
+            stop_ids=sorted(stops),
             temperature=temperature,
             num_samples=num_samples,
             generator=generator,
