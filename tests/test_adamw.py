@@ -229,6 +229,20 @@ def test_adamw_20_without_decay_and_gradient_nothing_moves(implementation):
     assert_same(param.detach(), start)
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_adamw_1_without_averages_a_step_is_the_rate(implementation):
+    """Both β may be 0, and √g² = |g| is exact."""
+    none = {"beta1": 0.0, "beta2": 0.0, "eps": 0.0, "weight_decay": 0.0}
+    start, grad, *averages = draw_state(5, 1.0)
+    moved = start - OPTIONS["lr"] * np.sign(grad)
+    assert_same(torch_step([start, grad, *averages], 3, **none)[0], torch.tensor(moved))
+    assert_within(oracle_step([start, grad, *averages], 3, **none)[0].value, moved)
+    param = torch.tensor(start, requires_grad=True)
+    param.grad = torch.tensor(grad)
+    AdamW([param], OPTIONS["lr"], (0.0, 0.0), 0.0, 0.0, implementation=implementation).step()
+    assert_same(param.detach(), torch.tensor(moved))
+
+
 # --- dtypes
 
 

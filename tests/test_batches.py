@@ -1,7 +1,7 @@
 """Rows read from disk are those of `packing`; batches lose nothing, however they are cut."""
 
 from collections import Counter
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from byte_tokenizer import ByteTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimind_ref.data.batches import batches, epoch_order, micro_steps
+from minimind_ref.data.batches import batches, collate, epoch_order, micro_steps, shares, trimmed
 from minimind_ref.data.packing import IGNORE, pack, pad
 from minimind_ref.data.rows import PackedRows, PaddedRows
 from minimind_ref.data.token_file import split
@@ -166,15 +166,15 @@ def test_ranks_see_together_what_one_would(tmp_path_factory, texts, batch_size, 
         for rank in range(world_size)
     ]
     assert {len(rank) for rank in ranks} == {len(whole)} == {micro_steps(len(rows), batch_size, 1, world_size)}
-    for together, shares in zip(whole, zip(*ranks, strict=True), strict=True):
-        blank = [share for share in shares if share.num_documents == 0]
+    for together, parts in zip(whole, zip(*ranks, strict=True), strict=True):
+        blank = [share for share in parts if share.num_documents == 0]
         assert all((share.labels == IGNORE).all() and len(share.labels) == 1 for share in blank)
-        shares = [share for share in shares if share.num_documents]
+        parts = [share for share in parts if share.num_documents]
         for name in ("input_ids", "labels", "segment_ids", "position_ids", "attention_mask"):
             if getattr(together, name) is not None:
-                assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(together, name))
+                assert torch.equal(torch.cat([getattr(share, name) for share in parts]), getattr(together, name))
         for count in ("num_targets", "num_documents"):
-            assert sum(getattr(share, count) for share in shares) == getattr(together, count)
+            assert sum(getattr(share, count) for share in parts) == getattr(together, count)
 
 
 @given(texts_strategy, st.integers(2, 9), st.integers(1, 4), st.integers(1, 3))
@@ -217,6 +217,26 @@ def test_rows_are_shuffled_unless_asked_otherwise(tmp_path):
     assert all(map(same, told, untold))
     assert not all(map(same, untold, batches(rows, batch_size=3, seed=1, epoch=2, shuffle=False)))
     assert np.array_equal(epoch_order(9, seed=1, epoch=2), epoch_order(9, seed=1, epoch=2, shuffle=True))
+
+
+def test_shares_follow_the_epochs_order():
+    order = epoch_order(11, seed=1, epoch=4).tolist()
+    assert list(chain(*shares(11, batch_size=3, seed=1, epoch=4))) == order
+    assert order != epoch_order(11, seed=4, epoch=1).tolist()
+    assert list(shares(11, batch_size=2, seed=1, epoch=4, rank=1, world_size=3, start=1)) == [order[8:10]]
+
+
+def test_a_trimmed_batch_loses_the_columns_that_are_padding_in_every_row(tmp_path):
+    tokens = token_file(tmp_path, ["a", "bcd", "e"])  # 3, 5 and 3 tokens
+    (padded,) = batches(PaddedRows(tokens, 8, pad_id=9), batch_size=9, seed=0, epoch=0, shuffle=False)
+    cut = trimmed(padded)
+    for whole, part in zip(padded, cut, strict=True):
+        assert torch.equal(part, whole[:, :5]) if isinstance(whole, torch.Tensor) else part == whole
+    assert padded.attention_mask[:, 4].any() and not padded.attention_mask[:, 5:].any()
+    nothing = trimmed(collate([], packed=False, length=8, pad_id=9))
+    assert nothing.input_ids.tolist() == [[9]] and nothing.attention_mask.tolist() == [[0]]
+    (packed,) = batches(PackedRows(tokens, 8), batch_size=9, seed=0, epoch=0)
+    assert trimmed(packed) is packed
 
 
 def test_the_global_generator_is_left_alone(tmp_path):

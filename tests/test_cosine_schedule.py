@@ -158,6 +158,13 @@ def test_cosine_schedule_1_run_of_warm_up_only(face):
 
 
 @pytest.mark.parametrize("face", FACES)
+def test_cosine_schedule_10_zero_is_a_rate_and_a_floor(face):
+    assert not rates({"total_steps": 4, "peak": 0.0}, face).any()
+    assert not rates({"total_steps": 4, "peak": 1.0}, face, floor_ratio=0.0)[4:].any()
+    assert (rates({"total_steps": 4, "peak": 1.0}, face, floor_ratio=1.0) == 1).all()
+
+
+@pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize(
     ("name", "value", "step"),
     [

@@ -335,6 +335,16 @@ def test_cross_entropy_12_oracle_computes_float32_logits_in_float64():
     )
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    ("form", "other"),
+    [("explicit", "torch.nn.functional.cross_entropy"), ("fused", "minimind_ref.loss.cross_entropy.token_logp")],
+)
+def test_cross_entropy_2_each_form_is_computed_its_own_way(monkeypatch, reduction, form, other):
+    monkeypatch.setattr(other, None)  # calling it raises
+    assert cross_entropy(*tensors(fixed()), reduction=reduction, implementation=form).isfinite().all()
+
+
 # ---- refusals ----
 @pytest.mark.parametrize(
     ("logits", "labels", "sizes"),
@@ -347,6 +357,7 @@ def test_cross_entropy_12_oracle_computes_float32_logits_in_float64():
         (np.ones((2, 5)), np.array([-1, 4]), ("labels", "-1", "5")),
         (np.ones((2, 5)), np.array([-101, 4]), ("labels", "-101", "5")),
         (np.ones((2, 0)), np.zeros(2, int), ("logits", "0")),
+        (np.ones((2, 0)), np.full(2, -100), ("of logits is 0",)),
     ],
 )
 def test_cross_entropy_14_refusals(logits, labels, sizes):

@@ -444,6 +444,8 @@ def test_dpo_19_no_pair_and_unequal_rewards_are_refused():
         refused([lambda f=f, c=convert: f(*[c(none)] * 4, beta=0.1) for f in (mean, each)], ("policy_chosen", "0"))
         refused([lambda r=reward, c=convert: r(c(none), c(none), beta=0.1)], ("policy", "0"))
         refused([lambda r=reward, c=convert: r(c(some), c(np.ones(2)), beta=0.1)], ("reference", "(3,)", "(2,)"))
+    policy, reference = torch.ones(3), torch.ones(2)
+    refused([lambda: implicit_reward(policy, reference, beta=0.1)], ("reference has shape (2,)",))
 
 
 @pytest.mark.parametrize(
@@ -454,6 +456,7 @@ def test_dpo_19_no_pair_and_unequal_rewards_are_refused():
         ({"beta": math.nan}, ("beta", "nan")),
         ({"beta": math.inf}, ("beta", "inf")),
         ({"beta": 0.1, "form": "dpo"}, ("form", "dpo", "sigmoid", "ipo", "hinge")),
+        ({"beta": 0.1, "label_smoothing": math.nextafter(0.5, 1)}, ("label_smoothing", "0.5000", "0.5")),
         ({"beta": 0.1, "label_smoothing": 0.6}, ("label_smoothing", "0.6", "0.5")),
         ({"beta": 0.1, "label_smoothing": -0.1}, ("label_smoothing", "-0.1", "0.5")),
         ({"beta": 0.1, "label_smoothing": math.nan}, ("label_smoothing", "nan")),

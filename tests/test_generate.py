@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from inspect import signature
 from itertools import islice
 
 import numpy as np
@@ -135,6 +136,14 @@ def test_sampled_frequencies_are_the_softmax_of_the_scaled_logits():
         assert min(sum(tail), 1 - sum(tail[:-1])) > 1e-4
     pairs = Counter(map(tuple, rows))
     assert len(pairs) == 25, "two tokens of a row are drawn independently"
+
+
+@pytest.mark.parametrize("function", [generate, stream])
+def test_settings_that_are_not_given_leave_the_probabilities_alone(function):
+    neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    given_ = {name: p.default for name, p in signature(function).parameters.items()}
+    assert {name: given_[name] for name in neutral} == neutral
+    assert (given_["num_samples"], given_["stop_ids"], given_["generator"]) == (1, (), None)
 
 
 # ---- stops and lengths ----

@@ -2,6 +2,7 @@
 
 import math
 
+import jaxtyping
 import numpy as np
 import pytest
 import strategies
@@ -224,6 +225,8 @@ def test_grpo_2_the_groups_own_spread_and_eps_outside_the_root():
     assert group_advantages(rewards, eps=3.0).tolist() == [[-0.5, -0.5, 0.5, 0.5]]
     assert group_advantages(torch.tensor([[0.0, 6.0, 3.0]]), eps=0.0, ddof=1).tolist() == [[-1.0, 1.0, 0.0]]
     assert_same(group_advantages(rewards), group_advantages(rewards, eps=1e-4, ddof=0))
+    arrays = rewards.numpy()
+    assert_same(oracle.group_advantages(arrays), oracle.group_advantages(arrays, eps=1e-4, ddof=0, scale=True))
 
 
 @given(rewards=groups(), eps=st.sampled_from([0.0, 1e-4]), ddof=st.sampled_from([0, 1]))
@@ -540,6 +543,16 @@ def test_grpo_20_21_22_24_by_hand():
     assert_same(grpo_loss(*arguments, **options, normalise="constant", length=16), torch.tensor(0.5) / 3)
 
 
+@pytest.mark.parametrize(
+    "norm", [{"normalise": "sequence"}, {"normalise": "token"}, {"normalise": "constant", "length": 1}]
+)
+def test_grpo_20_21_22_divisors_of_one(norm):
+    """One answer with one token: on policy the loss is −A, whatever it is divided by."""
+    arguments = (*(np.array([[-1.0, -2.0]]),) * 3, np.array([-3.0]), np.array([[1, 0]]))
+    assert grpo_loss(*map(torch.tensor, arguments), **CLIP, beta=0.25, **norm) == 3
+    assert oracle.grpo_loss(*arguments, **CLIP, beta=0.25, **norm) == 3
+
+
 def test_grpo_22_length_is_for_constant_alone():
     for normalise in ("sequence", "token"):
         free, given_ = (
@@ -587,6 +600,16 @@ def test_grpo_25_both_sides_are_counted():
     assert found == [True, False, True, False, False, True]
     unmarked = (*arguments[:3], torch.zeros_like(arguments[3]))
     assert not is_clipped(*unmarked, **CLIP).any() and not is_clipped(*unmarked, **CLIP, form="cispo").any()
+
+
+@pytest.mark.parametrize("form", ("clip", "cispo"))
+def test_grpo_25_a_ratio_on_the_edge_is_not_clipped(form):
+    inputs = one([0.0, 0.0], [1.0, -1.0])
+    mask = torch.tensor([[True], [False]])
+    for advantages in (inputs[3], -inputs[3]):
+        edge = {"clip_low": 0.0, "clip_high": 0.0, "form": form}
+        assert not is_clipped(*inputs[:2], advantages, mask, **edge).any()
+        assert not oracle.is_clipped(*(x.numpy() for x in (*inputs[:2], advantages, mask)), **edge).any()
 
 
 @given(case=answers())
@@ -669,7 +692,7 @@ def refused(calls, words):
         (np.array([[0.0, math.inf, 2.0], [0.0, 1.0, 2.0]]), {}, ("rewards", "inf", "0", "1")),
         (np.ones((3, 4)), {"ddof": 2}, ("ddof", "2", "0", "1")),
         (np.ones((3, 4)), {"ddof": -1}, ("ddof", "-1")),
-        (np.ones((3, 4)), {"eps": -1e-4}, ("eps", "-0.0001")),
+        (np.ones((3, 4)), {"eps": -1e-9}, ("eps", "-1e-09")),
         (np.ones((3, 4)), {"eps": math.nan}, ("eps", "nan")),
         (np.ones((3, 4)), {"eps": math.inf}, ("eps", "inf")),
     ],
@@ -748,13 +771,13 @@ def test_grpo_29_a_mask_holds_0_and_1(entry):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"clip_low": -0.1}, ("clip_low", "-0.1", "0", "1")),
-        ({"clip_low": 1.5}, ("clip_low", "1.5", "0", "1")),
+        ({"clip_low": -1e-9}, ("clip_low", "-1e-09", "0", "1")),
+        ({"clip_low": math.nextafter(1, 2)}, ("clip_low", "1.000", "0", "1")),
         ({"clip_low": math.nan}, ("clip_low", "nan")),
-        ({"clip_high": -0.1}, ("clip_high", "-0.1")),
+        ({"clip_high": -1e-9}, ("clip_high", "-1e-09")),
         ({"clip_high": math.nan}, ("clip_high", "nan")),
         ({"clip_high": math.inf}, ("clip_high", "inf")),
-        ({"beta": -0.1}, ("beta", "-0.1")),
+        ({"beta": -1e-9}, ("beta", "-1e-09")),
         ({"beta": math.nan}, ("beta", "nan")),
         ({"beta": math.inf}, ("beta", "inf")),
         ({"form": "ppo"}, ("form", "ppo", "clip", "cispo")),
@@ -800,6 +823,7 @@ def test_grpo_29_k3_refuses_shapes_that_differ():
         (np.ones((3, 4), int), (), None, ("end_ids", "0")),
         (np.ones((3, 4), int), (2,), np.array([1, 2]), ("lengths", "(3,)", "(2,)")),
         (np.ones((3, 4), int), (2,), np.array([1, 2, 5]), ("lengths", "5", "4")),
+        (np.ones((3, 4), int), (2,), np.array([0, 2, 5]), ("lengths", "5", "4")),
         (np.ones((3, 4), int), (2,), np.array([1, -1, 4]), ("lengths", "-1", "4")),
     ],
 )
@@ -812,3 +836,11 @@ def test_grpo_29_answer_mask_refuses(ids, ends, lengths, words):
         ],
         words,
     )
+
+
+@pytest.mark.parametrize("name", ["ids", "lengths"])
+def test_grpo_29_answer_mask_refuses_what_is_not_an_integer(monkeypatch, name):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user's program has no type checks
+    arguments = {"ids": torch.ones(3, 4).long(), "end_ids": (2,), "lengths": torch.ones(3).long()}
+    with pytest.raises(ValueError, match=f"{name} has dtype torch.float64 but must hold integers"):
+        answer_mask(**{**arguments, name: arguments[name].double()})

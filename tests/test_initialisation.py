@@ -102,6 +102,17 @@ def test_initialisation_5_a_generator_decides_everything(scheme):
 
 
 @schemes
+def test_initialisation_5_what_was_there_before_does_not_matter(scheme):
+    fresh, used = model(scheme, 3), model(scheme, 4)
+    with torch.no_grad():
+        for parameter in used.parameters():
+            parameter.fill_(math.nan)
+    initialise_(used, scheme=scheme, generator=torch.Generator().manual_seed(3))
+    for a, b in zip(fresh.parameters(), used.parameters(), strict=True):
+        assert_same(a, b)
+
+
+@schemes
 def test_initialisation_5_parameters_are_drawn_apart_and_a_tied_head_stays_tied(scheme):
     drawn = model(scheme, **MOE)
     matrices = [p.detach().flatten() for p in drawn.parameters() if p.ndim == 2]

@@ -1,5 +1,6 @@
 """JSON Lines as a stream: what is read, what is refused and with which words."""
 
+import gzip
 import json
 import os
 import re
@@ -99,6 +100,8 @@ def test_a_bad_line_can_be_skipped_and_is_counted(tmp_path, reason):
     [
         (BAD["not UTF-8"], "byte 0xe9 at 13"),
         ('{"text": "x"}'.encode("utf-16"), "UTF-16, it seems"),
+        ('{"text": "x"}'.encode("utf-16-le"), "not UTF-8: UTF-16 or UTF-32, it seems"),
+        (gzip.compress(b'{"text": "x"}'), "not UTF-8: compressed, it seems"),
         (BAD['"text" is not a string'], ": int"),
         (BAD["not a JSON object"], ": list"),
         (BAD['"text" has an unpaired surrogate'], r"\\ud83d at character 2"),
@@ -120,6 +123,9 @@ def test_an_overlong_line_is_refused_and_never_held_whole(tmp_path):
     kept = list(read_records(path, text_of, max_line_bytes=16, on_bad_line="skip", skipped=skipped))
     assert kept == ["good"]  # 16 bytes and a newline: just short enough, and found again behind the long line
     assert skipped == {"line too long": 1}
+    assert list(read_records(write(tmp_path, GOOD[:-1]), text_of, max_line_bytes=16)) == ["good"]  # 16 and no newline
+    with pytest.raises(DataError, match=":1: line too long"):
+        list(read_records(write(tmp_path, b" " + GOOD), text_of, max_line_bytes=16))
 
 
 @pytest.mark.parametrize(
@@ -143,6 +149,8 @@ def test_a_file_of_bad_lines_is_refused_in_skip_mode_too(tmp_path):
 def test_what_is_not_a_file_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"nothing_here: no such file$"):
         list(read_jsonl(tmp_path / "nothing_here"))
+    with pytest.raises(DataError, match=r"inside: cannot be read \(Not a directory\)$"):
+        list(read_jsonl(write(tmp_path, GOOD) / "inside"))
     with pytest.raises(DataError, match="is a directory"):
         list(read_jsonl(tmp_path))
     os.mkfifo(tmp_path / "pipe")

@@ -174,14 +174,18 @@ def test_rope_19_ends_of_the_ramp(frequencies, form):
     assert_within(steps, np.full(high - low, -7 / 8 / (high - low)), ulps(2**6, "float64", reason=reason))
 
 
-def test_rope_16_the_cap_shows_where_the_ramp_is_longer_than_the_head():
+@pytest.mark.parametrize("frequencies", [rope_frequencies, oracle.rope_frequencies])
+def test_rope_16_the_cap_shows_where_the_ramp_is_longer_than_the_head(frequencies):
     long = {"factor": 4.0, "original_max_position_embeddings": 131072}
-    published = rope_frequencies(64, theta=1e4, scaling={"type": "yarn", **long})
-    minimind3 = rope_frequencies(64, theta=1e4, scaling={"type": "yarn-minimind3", **long})
-    share = ((published - minimind3).abs() / published).max()
+    published = frequencies(64, theta=1e4, scaling={"type": "yarn", **long})
+    minimind3 = frequencies(64, theta=1e4, scaling={"type": "yarn-minimind3", **long})
+    share = (abs(published - minimind3) / published).max()
     assert 0.4 < share < 0.5
+    scaled = frequencies(64, theta=1e4)[30:] / 4
+    assert (minimind3[30:] == scaled).tolist() == [False, True]  # the ramp ends at the last pair, not at its 35
+    assert (published[30:] == scaled).tolist() == [False, False]
     own = {"factor": 16.0, "original_max_position_embeddings": 2048}
-    assert_same(*(rope_frequencies(64, theta=1e6, scaling={"type": t, **own}) for t in ("yarn", "yarn-minimind3")))
+    assert_same(*(frequencies(64, theta=1e6, scaling={"type": t, **own}) for t in ("yarn", "yarn-minimind3")))
 
 
 @pytest.mark.parametrize("frequencies", [rope_frequencies, oracle.rope_frequencies])
@@ -193,6 +197,26 @@ def test_rope_20_minimind2_s_form_is_not_yarn(frequencies):
     assert (at[8.0][1:10] > at[4.0][1:10]).all()  # and a larger factor scales them less
     published = np.asarray(frequencies(64, theta=1e6, scaling=PUBLISHED))
     assert (np.abs(at[4.0] - published) / published).max() > 0.5
+
+
+@pytest.mark.parametrize("frequencies", [rope_frequencies, oracle.rope_frequencies])
+@pytest.mark.parametrize(
+    ("form", "given_"),
+    [
+        ({"type": "yarn", "factor": 3.0}, {"beta_fast": 32.0}),
+        ({"type": "yarn-minimind2"}, {"factor": 4.0, "beta_fast": 4.0}),
+        ({"type": "yarn-minimind3"}, {"factor": 16.0, "beta_fast": 32.0}),
+    ],
+    ids=lambda x: x.get("type"),
+)
+def test_rope_15_16_17_what_is_not_given(frequencies, form, given_):
+    """In a head so wide that one part in a thousand of any setting moves the ramp, which is rounded to whole pairs."""
+    whole = {**form, **given_, "original_max_position_embeddings": 2048, "beta_slow": 1.0}
+    assert_same(*(frequencies(40_000, theta=1e3, scaling=scaling) for scaling in (form, whole)))
+    for key, number in whole.items():
+        if key != "type":
+            other = frequencies(40_000, theta=1e3, scaling={**whole, key: type(number)(number * 1.001)})
+            assert (np.asarray(other) != np.asarray(frequencies(40_000, theta=1e3, scaling=whole))).any(), key
 
 
 # ---- table ----

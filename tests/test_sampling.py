@@ -332,6 +332,12 @@ def test_sampling_15_the_penalty_commutes_with_the_temperature(logits, exponent,
     assert_same(first, second)  # to the bit, because the temperature is a power of two
 
 
+def test_sampling_12_padding_may_be_any_number_for_a_vocabulary_of_one():
+    logits, ids, mask = np.array([[0.5], [0.5]]), np.array([[7, 0], [-3, 9]]), np.array([[0, 1], [0, 0]])
+    found = sampling.penalise_repetition(*map(torch.tensor, (logits, ids)), 2.0, mask=torch.tensor(mask))
+    assert found.tolist() == oracle.penalise_repetition(logits, ids, 2.0, mask=mask).tolist() == [[0.25], [0.5]]
+
+
 def test_sampling_15_the_penalty_does_not_commute_with_a_filter_or_a_shift():
     logits, ids = torch.tensor([[3.0, 2.9, 1.0]]), torch.tensor([[0]])
     penalised = sampling.penalise_repetition(logits, ids, 2.0)
@@ -367,6 +373,10 @@ def test_sampling_16_a_total_below_the_number_still_gives_a_token():
     logits, u = torch.zeros(1, 41), torch.tensor([math.nextafter(1, 0)], dtype=torch.float64)
     assert float(logits.softmax(dim=-1).cumsum(dim=-1)[0, -1]) <= u.item()
     assert sampling.choose_token(logits, u).tolist() == [40]
+    rows = torch.full((3, 45), -torch.inf)
+    for row, first in zip(rows, (0, 4, 2), strict=True):
+        row[first : first + 41] = 0
+    assert sampling.choose_token(rows, u.expand(3)).tolist() == [40, 44, 42]
 
 
 def test_sampling_16_drawn_frequencies_are_the_probabilities():
@@ -433,6 +443,7 @@ PENALTY_REFUSALS = (
     ({"ids": np.array([[0, -1], [1, 1]])}, "ids holds -1"),
     ({"penalty": 0.0}, "penalty.*0"),
     ({"penalty": np.nan}, "penalty.*nan"),
+    ({"penalty": np.inf}, "penalty.*inf"),
     ({"mask": np.ones((2, 5), bool)}, "mask.*5"),
     ({"mask": np.ones((2, 2), bool), "ids": np.array([[0, 3], [1, 1]])}, "ids holds 3"),
     ({"logits": GOOD[0]}, "logits has 1 axes"),

@@ -101,8 +101,6 @@ def shares(
     start: int = 0,
 ) -> Iterator[list[int]]:
     """The samples of each of one rank's micro-steps, as `batches` says; none where the last leaves none for it."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} must lie between 0 and world_size={world_size} less one")
     if start < 0:

@@ -59,6 +59,9 @@ class LocalRunner:
             return Outcome(problem="profile", text=f"{profile} needs {error.name}")
         before = {n: self.numbers(x) for n, x in trees.leaves(call.arguments)}
         ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
+        if isinstance(ran.error, CannotExpressError | OtherChoiceError):  # it says so itself
+            problem = "cannot" if isinstance(ran.error, CannotExpressError) else "choice"
+            return Outcome(problem=problem, text=str(ran.error), printed=ran.printed)
         if unwanted := unexpected(ran.error, call):
             self.unwanted.setdefault(name, set()).add(unwanted)
             return self.ask(case, profile, gradient=gradient)
@@ -86,6 +89,8 @@ class LocalRunner:
         except (CannotExpressError, OtherChoiceError) as error:
             raise NoAnswerError(str(error), choice=isinstance(error, OtherChoiceError)) from None
         ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
+        if isinstance(ran.error, CannotExpressError | OtherChoiceError):
+            raise NoAnswerError(str(ran.error), choice=isinstance(ran.error, OtherChoiceError))
         if isinstance(ran.error, Exception):
             raise ran.error
         if ran.problem:

@@ -94,3 +94,8 @@ def gather(value: object, ranks: Ranks) -> list[object]:
     if ranks.world_size > 1:
         dist.all_gather_object(gathered, value)
     return gathered
+
+
+def is_left_alone(error: RuntimeError) -> bool:
+    """Whether another process has ended before this one; gloo has no exception of its own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -46,6 +46,11 @@ class Progress:
     steps: int = 0
     skipped: int = 0
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name}={value!r} must be a count")
+
 
 class Report(NamedTuple):
     """What one window gave: mean loss per target, load balance, gradient norm before clipping, learning rate."""

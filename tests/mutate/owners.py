@@ -1,0 +1,62 @@
+"""Which test files must kill the mutants of which file: `tests/test_NAME.py` for NAME.py, and these."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BOUNDED = ["bounded", "bounded_array", "tolerance"]
+OWNERS = {
+    "loss/grpo_terms": ["grpo"],
+    "loss/tokens": ["dpo", "grpo"],
+    "model/attention": ["attention", "block"],
+    "optim/adamw": ["adamw", "adamw_shell"],
+    "generate/generate": ["generate"],
+    "generate/steps": ["generate", "sampling"],
+    "oracle/bounded*": BOUNDED,
+    "oracle/precision": BOUNDED,
+    "oracle/propagation": BOUNDED,
+    "oracle/checks": ["swiglu", "attention", "cross_entropy", "dpo", "sampling", "packing"],
+    "oracle/objectives": ["post_training"],
+    "data/byte_level": ["tokenizer", "tokenizer_training"],
+    "data/chat_encoding": ["conversations"],
+    "data/chat_records": ["conversations"],
+    "data/chatml": ["chat_template", "conversations"],
+    "data/html_text": ["corpus", "tokenizer_training"],
+    "data/package_*": ["tokenizer_training"],
+    "data/packing_checks": ["packing", "batches", "conversations"],
+    "data/rows": ["batches"],
+    "data/source": ["token_file", "conversations"],
+    "data/token_*": ["token_file"],
+    "data/tokenise": ["token_file"],
+    "data/tokenizer": ["tokenizer", "tokenizer_files"],
+    "data/tokenizer_recipe": ["tokenizer_training"],
+    "data/tokenizer_training": ["tokenizer_training"],
+    "train/answers": ["reinforcement", "post_training"],
+    "train/checkpoint": ["pretrain", "train", "stages"],
+    "train/device": ["loop", "training"],
+    "train/dpo": ["post_training", "reinforcement", "stages"],
+    "train/grpo": ["post_training", "reinforcement", "stages"],
+    "train/loop": ["loop", "training", "pretrain"],
+    "train/pairs": ["post_training", "reinforcement"],
+    "train/pipeline": ["pipeline"],
+    "train/policy_measures": ["post_training"],
+    "train/re[pw]*": ["rewards", "reward_model", "pipeline"],
+    "train/reference": ["reference", "reinforcement"],
+    "train/rollout": ["reinforcement", "post_training"],
+    "train/sft": ["post_training", "stages"],
+    "train/task_*": ["pipeline"],
+    "train/*": ["pretrain", "stages", "train"],
+}
+
+
+def owners(path: str) -> tuple[str, ...]:
+    """Give the test files of a file of the package, its own first; both are named from the repository's root."""
+    stem = path.removeprefix("minimind_ref/").removesuffix(".py")
+    name = stem.rpartition("/")[2]
+    if name == "__init__":
+        return ()
+    own = [f"tests/test_{name}.py"] if (ROOT / f"tests/test_{name}.py").exists() else []
+    for pattern, tests in OWNERS.items():
+        if pattern == stem or (not own and fnmatch(stem, pattern)):
+            return tuple(f"tests/test_{test}.py" for test in tests)
+    return tuple(own)
