@@ -80,8 +80,8 @@ class ModelConfig:
 
 def _integer(name: str, value: Any) -> int:
     least = 0 if name == "num_shared_experts" else 1
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least} and below 2**31")
     return value
 
 

@@ -16,7 +16,7 @@ from minimind_ref.flags import Parser
 from minimind_ref.model.transformer import Transformer
 from minimind_ref.train.device import Placement, place
 from minimind_ref.train.distributed import Ranks
-from minimind_ref.train.evaluation import HeldOut, combine, evaluate, token_bytes
+from minimind_ref.train.evaluation import Evaluation, HeldOut, combine, evaluate, token_bytes
 from minimind_ref.train.network import check_length, check_vocabulary
 from minimind_ref.train.run_folder import read_network
 from minimind_ref.train.stage_settings import PretrainSettings
@@ -78,12 +78,15 @@ def _evaluate(
     if not halves[1].num_documents:
         raise UserError(f"{options.data_path}: holds one document; the baselines need a second to learn from")
     sizes = token_bytes(tokenizer, model.config.vocab_size)
-    found = []
+    found: list[Evaluation] = []
     for half, other in (halves, halves[::-1]):
         rows = PackedRows(half, options.max_seq_len, pad_id=tokenizer.pad_id)
         first = FirstRows(rows, max(1, options.max_tokens // 2 // options.max_seq_len))
         fitted = baselines.fit(other, model.config.vocab_size)
-        found.append(evaluate(model, HeldOut(first, options.batch_size, sizes, fitted), placement, Ranks()))
+        part = evaluate(model, HeldOut(first, options.batch_size, sizes, fitted), placement, Ranks())
+        found += [part] if part is not None else []
+    if not found:
+        raise UserError(f"{options.data_path}: no text has a second token, so that there is nothing to predict")
     return combine(found).lines()
 
 

@@ -66,7 +66,8 @@ def _tensors(tensors: Mapping[str, Tensor]) -> list[str]:
     """Keys, shapes, dtypes, non-finite values; parameters by component, shared storage counted once."""
     lines, counts, seen = [], Counter[str](), set()
     for name, tensor in tensors.items():
-        wrong = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
+        tensor = tensor.to_dense() if tensor.is_sparse else tensor
+        wrong = int((~tensor.isfinite()).sum())
         shared = tensor.data_ptr() in seen and tensor.numel() > 0
         note = ("  shares storage with a tensor above" if shared else "") + (f"  {wrong:,} NOT FINITE" if wrong else "")
         lines.append(f"  {name:58} {tuple(tensor.shape)!s:16} {str(tensor.dtype).removeprefix('torch.')}{note}")

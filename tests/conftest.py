@@ -31,6 +31,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 torch.set_num_threads(1)  # threads cost more than they give here, and rounding must not depend on their number
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Plain `pytest` uses up to eight cores where pytest-xdist is installed; named files run in this process."""
+    whole = config.args_source == config.ArgsSource.TESTPATHS and not config.getoption("minimind_impl", None)
+    if whole and not config.option.usepdb and getattr(config.option, "numprocesses", 0) is None:
+        config.option.numprocesses, config.option.maxprocesses = "auto", 8
+
+
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
     """Runs draw nothing where matplotlib is installed, which takes longer than they do; test_metrics.py draws."""

@@ -5,6 +5,7 @@ profile's dtype; `NotClaimed` says that a case asks for something that it does n
 """
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,10 +13,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from minimind_ref.kit.binding import CannotExpressError
+from minimind_ref.kit.peers import torch as torch_peers
+from minimind_ref.kit.peers import transformers as hugging_face
+
 NARROW = (np.float16, torch.float16, torch.bfloat16)
 
 
-class NotClaimed(Exception):
+class NotClaimed(CannotExpressError):
     """A case is outside what an implementation offers."""
 
 
@@ -189,11 +194,58 @@ def schedule_by_cosine(step, *, total_steps, peak, warmup_steps=0, floor_ratio=0
     return peak * peak.dtype.type(floor_ratio + (1 if form == "minimind2" else 1 - floor_ratio) * turn)
 
 
-# ---- torch's own ----
-@honest("rms_norm", "rms_norm", "torch.nn.functional.rms_norm")
-def torch_rms_norm(x, weight, *, eps, cast="after"):
-    claimed(cast == "after")
-    return F.rms_norm(x, weight.shape, weight, eps)
+# ---- torch's own and Hugging Face's: minimind_ref/kit/peers, in the oracles' conventions ----
+def of_the_kit(
+    component: str, op: str, name: str, function: Callable[..., Any], profiles: tuple[str, ...], **fixed: Any
+):
+    """Enter a peer of the kit; what it has no argument for must be at the oracle's default."""
+    own = inspect.signature(function).parameters
+    defaults = inspect.signature(getattr(importlib.import_module(f"minimind_ref.oracle.{component}"), op)).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
+
+    def call(*inputs, **options):
+        for option, asked in options.items():
+            default = defaults[option].default if option in defaults else None
+            claimed(option in own or anything or asked is default or asked == default)
+        return function(*inputs, **{o: x for o, x in options.items() if o in own or anything})
+
+    def with_inputs_by_name(**given):
+        places = [n for n, p in defaults.items() if p.kind is p.POSITIONAL_OR_KEYWORD and n in given]
+        return call(*[given.pop(n) for n in places], **given)
+
+    honest(component, op, name, profiles=profiles)(with_inputs_by_name)
+
+
+def in_sight(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave out a query that sees nothing: what it gives depends on the backend."""
+
+    def attention(q, k, v, *, mask=None, causal=True, scale=None):
+        claimed(torch_peers.visible(q, k, mask, causal).any(-1).all())
+        return function(q, k, v, mask=mask, causal=causal, scale=scale)
+
+    return attention
+
+
+def ordinary_cross_entropy(logits, labels, *, ignore_index=-100, reduction="mean"):
+    """Leave out its mean of nothing, NaN, and NaN under an ignored label, which has a gradient of NaN."""
+    claimed(reduction != "mean" or (labels != ignore_index).any())
+    claimed(logits[labels == ignore_index].isfinite().all())
+    return torch_peers.cross_entropy(logits, labels, ignore_index=ignore_index, reduction=reduction)
+
+
+def wide_cross_entropy(logits, labels, **options):
+    return ordinary_cross_entropy(wide(logits), labels, **options)
+
+
+def step_of(form: dict[str, bool]) -> Callable[..., Any]:
+    """Take moments as the oracle does."""
+    step = torch_peers.adamw(**form)
+
+    def update(param, grad, moments, **options):
+        found = step(param, grad, moments.mean, moments.square, step=int(moments.step) + 1, **options)
+        return *found, int(moments.step) + 1
+
+    return update
 
 
 @honest("rms_norm", "rms_norm", "float32 throughout, rounded once")
@@ -201,85 +253,6 @@ def torch_wide_rms_norm(x, weight, *, eps, cast="after"):
     claimed(cast == "after")
     rows = wide(x)
     return (rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + eps) * wide(weight)).to(x.dtype)
-
-
-@honest("swiglu", "swiglu", "torch.nn.functional.silu between linear layers")
-def torch_swiglu(x, w_gate, w_up, w_down):
-    return F.linear(F.silu(F.linear(x, w_gate)) * F.linear(x, w_up), w_down)
-
-
-@honest("attention", "attention", "torch.nn.functional.scaled_dot_product_attention")
-def sdpa(q, k, v, *, mask=None, causal=True, scale=None):
-    s, t = q.shape[1], k.shape[1]
-    seen = torch.ones(s, t, dtype=torch.bool).tril(t - s) if causal else torch.ones(s, t, dtype=torch.bool)
-    seen = seen if mask is None else (seen & mask)[:, None]
-    claimed(seen.any(-1).all())  # a query that sees nothing: NaN in some of its backends
-    heads = (y.transpose(1, 2) for y in (q, k, v))
-    plain = causal and mask is None and s == t
-    options = {"is_causal": True} if plain else {"attn_mask": seen}
-    return F.scaled_dot_product_attention(*heads, **options, scale=scale, enable_gqa=True).transpose(1, 2)
-
-
-@honest("cross_entropy", "cross_entropy", "torch.nn.functional.cross_entropy", profiles=WIDE)
-def torch_cross_entropy(logits, labels, *, ignore_index=-100, reduction="mean"):
-    claimed(reduction != "mean" or (labels != ignore_index).any())  # its mean of nothing is NaN
-    claimed(logits[labels == ignore_index].isfinite().all())  # NaN under an ignored label: a gradient of NaN
-    rows, names = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
-    loss = F.cross_entropy(rows, names, ignore_index=ignore_index, reduction=reduction)
-    return loss.reshape(labels.shape) if reduction == "none" else loss
-
-
-@honest("cross_entropy", "cross_entropy", "torch.nn.functional.cross_entropy on widened logits")
-def torch_wide_cross_entropy(logits, labels, **options):
-    return torch_cross_entropy(wide(logits), labels, **options)
-
-
-@honest("cross_entropy", "token_logp", "torch.nn.functional.log_softmax and gather")
-def torch_token_logp(logits, labels):
-    return F.log_softmax(wide(logits), dim=-1).gather(-1, labels[..., None])[..., 0]
-
-
-def torch_adamw(**form: bool):
-    """Make one step by torch.optim.AdamW from a given state; its low-precision states are not float32."""
-
-    def step(param, grad, moments, *, lr, beta1, beta2, eps, weight_decay):
-        own = param.detach().clone().requires_grad_()
-        own.grad = grad.clone()
-        optimiser = torch.optim.AdamW([own], lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, **form)
-        count = torch.tensor(float(moments.step))
-        state = {"step": count, "exp_avg": moments.mean.clone(), "exp_avg_sq": moments.square.clone()}
-        optimiser.state[own] = state
-        optimiser.step()
-        return own.detach(), state["exp_avg"], state["exp_avg_sq"], int(state["step"])
-
-    return step
-
-
-for kind in ("foreach", "fused"):
-    honest("adamw", "adamw_update", f"torch.optim.AdamW, {kind}", profiles=WIDE)(torch_adamw(**{kind: True}))
-honest("adamw", "adamw_update", "torch.optim.AdamW, one by one", profiles=WIDE)(torch_adamw(foreach=False))
-
-
-@honest("grad_clip", "clip_grad_norm", "torch.nn.utils.clip_grad_norm_", profiles=WIDE)
-def torch_clip_grad_norm(gradients, max_norm):
-    parameters = [torch.zeros_like(grad).requires_grad_() for grad in gradients]
-    for parameter, grad in zip(parameters, gradients, strict=True):
-        parameter.grad = grad.clone()
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-    return [parameter.grad for parameter in parameters], norm
-
-
-@honest("grad_scaler", "unscale", "torch.amp.GradScaler", profiles=WIDE)
-def torch_unscale(gradients, *, scale):
-    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    parameters = [torch.zeros_like(grad).requires_grad_() for grad in gradients]
-    for parameter, grad in zip(parameters, gradients, strict=True):
-        parameter.grad = grad.clone()
-    optimiser = torch.optim.SGD(parameters)
-    scaler.scale(torch.zeros(()))
-    scaler.unscale_(optimiser)
-    found = scaler._per_optimizer_states[id(optimiser)]["found_inf_per_device"]
-    return [parameter.grad for parameter in parameters], any(bool(flag) for flag in found.values())
 
 
 @honest("grad_scaler", "update", "torch.amp.GradScaler", profiles=("float64",))
@@ -332,114 +305,62 @@ def torch_grpo_loss(logp, old_logp, reference_logp, advantages, mask, *, clip_lo
     return terms.sum() / marked.sum().clamp(min=1)
 
 
-# ---- Hugging Face's ----
-def transformers(name: str) -> Any:
-    """Import a module of transformers, or leave the case out."""
-    try:
-        return importlib.import_module(f"transformers.{name}")
-    except ImportError:
-        raise NotClaimed from None
+def positive_top_p(logits, *, top_p=1.0, **options):
+    claimed(options.get("temperature", 1.0) > 0)
+    claimed(top_p > 0)  # of tokens that tie it keeps another one: SAMPLING-5 has the lower id ahead
+    return hugging_face.filter_logits(logits, top_p=top_p, **options)
 
 
-def hugging_face_norm(family: str, name: str) -> Callable[..., Any]:
-    """Run a family's RMSNorm, whose statistic is float32 whatever the input and whose cast comes before the weight."""
-
-    def rms_norm(x, weight, *, eps, cast="after"):
-        claimed(cast == "before" or x.dtype == torch.float32)
-        module = getattr(transformers(f"models.{family}.modeling_{family}"), name)(len(weight), eps)
-        return torch.func.functional_call(module, {"weight": weight}, (x,))
-
-    return rms_norm
-
-
-LOW = ("float32", "bfloat16", "float16")
-honest("rms_norm", "rms_norm", "transformers' LlamaRMSNorm", profiles=LOW)(hugging_face_norm("llama", "LlamaRMSNorm"))
-honest("rms_norm", "rms_norm", "transformers' Qwen3RMSNorm", profiles=LOW)(hugging_face_norm("qwen3", "Qwen3RMSNorm"))
-
-
-@honest("rope", "apply_rope", "transformers' apply_rotary_pos_emb", profiles=WIDE)
-def hugging_face_rope(x, cos, sin):
-    rotate = transformers("models.llama.modeling_llama").apply_rotary_pos_emb
-    twice = [torch.cat((y, y), dim=-1) for y in (cos, sin)]
-    twice = [y if y.ndim == 3 else y[None] for y in twice]
-    return rotate(x, x, *twice, unsqueeze_dim=2)[0]
-
-
-@honest("rope", "rope_table", "transformers' LlamaRotaryEmbedding", profiles=("float32",))
-def hugging_face_table(positions, frequencies, *, attention_factor=1.0):
-    llama, config = transformers("models.llama.modeling_llama"), transformers("models.llama").LlamaConfig()
-    module = llama.LlamaRotaryEmbedding(config)
-    module.inv_freq, module.attention_scaling = frequencies, attention_factor
-    cos, sin = module(frequencies, positions if positions.ndim == 2 else positions[None])
-    shape = (*positions.shape, len(frequencies))
-    return tuple(y[..., : len(frequencies)].reshape(shape) for y in (cos, sin))
-
-
-@honest("attention", "attention", "transformers' eager_attention_forward", profiles=LOW)
-def hugging_face_attention(q, k, v, *, mask=None, causal=True, scale=None):
-    s, t = q.shape[1], k.shape[1]
-    seen = torch.ones(s, t, dtype=torch.bool).tril(t - s) if causal else torch.ones(s, t, dtype=torch.bool)
-    seen = seen[None] if mask is None else seen & mask
-    claimed(seen.any(-1).all())  # a query that sees nothing gets the mean there
-    added = torch.zeros(seen.shape, dtype=q.dtype).masked_fill(~seen, torch.finfo(q.dtype).min)[:, None]
-    module = torch.nn.Module().eval()
-    module.num_key_value_groups = q.shape[2] // k.shape[2]
-    heads = (y.transpose(1, 2) for y in (q, k, v))
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
-    return transformers("models.llama.modeling_llama").eager_attention_forward(module, *heads, added, factor)[0]
-
-
-@honest("swiglu", "swiglu", "transformers' LlamaMLP")
-def hugging_face_mlp(x, w_gate, w_up, w_down):
-    config = transformers("models.llama").LlamaConfig(
-        hidden_size=x.shape[-1], intermediate_size=len(w_gate), num_attention_heads=1, num_key_value_heads=1, head_dim=2
-    )
-    module = transformers("models.llama.modeling_llama").LlamaMLP(config)
-    weights = {"gate_proj.weight": w_gate, "up_proj.weight": w_up, "down_proj.weight": w_down}
-    return torch.func.functional_call(module, weights, (x,))
-
-
-@honest("moe", "route", "transformers' Qwen3MoeTopKRouter", profiles=("float32",))
-def hugging_face_router(x, w_router, *, num_chosen, normalise):
-    options = {"num_experts_per_tok": num_chosen, "num_experts": len(w_router), "norm_topk_prob": normalise}
-    config = transformers("models.qwen3_moe").Qwen3MoeConfig(hidden_size=x.shape[-1], **options)
-    module = transformers("models.qwen3_moe.modeling_qwen3_moe").Qwen3MoeTopKRouter(config)
-    logits, weight, index = torch.func.functional_call(module, {"weight": w_router}, (x,))
-    return torch.softmax(logits, dim=-1), weight, index
-
-
-def hugging_face_balance(family: str) -> Callable[..., Any]:
+def balance_of(family: str) -> Callable[..., Any]:
     """Run a family's load-balancing loss on the router's logits: the slots form, without its coefficient."""
 
     def balance(x, w_router, experts, *, num_chosen, form, coef, counts=None, **_):
         claimed(form != "sequence")
-        loss = transformers(f"models.{family}.modeling_{family}").load_balancing_loss_func
+        loss = hugging_face.family(family).load_balancing_loss_func
         aux = loss((x @ w_router.T,), len(w_router), num_chosen, counts)
         return {"aux": coef * aux / (1 if form == "slots" else num_chosen)}
 
     return balance
 
 
+def cast_before(norm: Callable[..., Any]) -> Callable[..., Any]:
+    """Take the option cast, to which narrow inputs are fixed."""
+
+    def rms_norm(x, weight, *, eps, cast="after"):
+        claimed(cast == "before" or x.dtype == torch.float32)
+        return norm(x, weight, eps=eps)
+
+    return rms_norm
+
+
+def router(x, w_router, *, num_chosen, normalise):
+    return hugging_face.routing("qwen3_moe", "Qwen3MoeTopKRouter", x, w_router, num_chosen, normalise)
+
+
+LOW = ("float32", "bfloat16", "float16")
+SDPA, LOSS = "scaled_dot_product_attention", "torch.nn.functional.cross_entropy"
+of_the_kit("rms_norm", "rms_norm", "torch.nn.functional.rms_norm", torch_peers.rms_norm, ALL)
+of_the_kit("swiglu", "swiglu", "torch.nn.functional.silu between linear layers", torch_peers.swiglu, ALL)
+of_the_kit("attention", "attention", f"torch.nn.functional.{SDPA}", in_sight(torch_peers.attention), ALL)
+of_the_kit("cross_entropy", "cross_entropy", LOSS, ordinary_cross_entropy, WIDE)
+of_the_kit("cross_entropy", "cross_entropy", f"{LOSS} on widened logits", wide_cross_entropy, ALL)
+of_the_kit("cross_entropy", "token_logp", "torch.nn.functional.log_softmax and gather", torch_peers.token_logp, ALL)
+for label, form in torch_peers.FORMS.items():
+    of_the_kit("adamw", "adamw_update", f"torch.optim.AdamW, {label}", step_of(form), WIDE)
+of_the_kit("grad_clip", "clip_grad_norm", "torch.nn.utils.clip_grad_norm_", torch_peers.clip_grad_norm, WIDE)
+of_the_kit("grad_scaler", "unscale", "torch.amp.GradScaler", torch_peers.unscale, WIDE)
+
+for family, part in (("llama", "LlamaRMSNorm"), ("qwen3", "Qwen3RMSNorm")):
+    of_the_kit("rms_norm", "rms_norm", f"transformers' {part}", cast_before(hugging_face.norm(family, part)), LOW)
+of_the_kit("rope", "apply_rope", "transformers' apply_rotary_pos_emb", hugging_face.apply_rope, WIDE)
+of_the_kit("rope", "rope_table", "transformers' LlamaRotaryEmbedding", hugging_face.rope_table, ("float32",))
+eager = in_sight(hugging_face.attention)
+of_the_kit("attention", "attention", "transformers' eager_attention_forward", eager, LOW)
+of_the_kit("swiglu", "swiglu", "transformers' LlamaMLP", hugging_face.swiglu, ALL)
+of_the_kit("moe", "route", "transformers' Qwen3MoeTopKRouter", router, ("float32",))
 for family in ("mixtral", "qwen3_moe"):
     label = f"transformers' load_balancing_loss_func of {family}"
-    honest("moe", "moe", label, profiles=("float32",))(hugging_face_balance(family))
-
-
-@honest("sampling", "filter_logits", "transformers' logits processors", profiles=WIDE)
-def hugging_face_filters(logits, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
-    claimed(temperature > 0)
-    claimed(top_p > 0)  # of tokens that tie it keeps another one: SAMPLING-5 has the lower id ahead
-    warpers = transformers("generation.logits_process")
-    made = [warpers.TemperatureLogitsWarper(float(temperature))]
-    made += [warpers.TopKLogitsWarper(top_k)] if top_k else []
-    made += [warpers.TopPLogitsWarper(float(top_p))] if top_p < 1 else []
-    made += [warpers.MinPLogitsWarper(float(min_p))] if min_p else []
-    for warper in made:
-        logits = warper(None, logits)
-    return logits
-
-
-@honest("sampling", "penalise_repetition", "transformers' RepetitionPenaltyLogitsProcessor", profiles=WIDE)
-def hugging_face_penalty(logits, ids, penalty, *, mask=None):
-    claimed(mask is None)
-    return transformers("generation.logits_process").RepetitionPenaltyLogitsProcessor(float(penalty))(ids, logits)
+    honest("moe", "moe", label, profiles=("float32",))(balance_of(family))
+of_the_kit("sampling", "filter_logits", "transformers' logits processors", positive_top_p, WIDE)
+penalty = hugging_face.penalise_repetition
+of_the_kit("sampling", "penalise_repetition", "transformers' RepetitionPenaltyLogitsProcessor", penalty, WIDE)

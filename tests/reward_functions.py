@@ -20,6 +20,11 @@ def too_few(prompts, answers, references):
     return [1.0]
 
 
+def far_from_zero(prompts, answers, references):
+    """Numbers that rise by 1, far beyond where float32 can tell them apart."""
+    return [1e9 + number for number in range(len(answers))]
+
+
 def begins_plainly(prompts, answers, references):
     """1 for an answer whose first character, whitespace apart, is an ASCII letter."""
     return [float(answer.strip()[:1].isascii() and answer.strip()[:1].isalpha()) for answer in answers]

@@ -40,7 +40,7 @@ def make_run(config, s, *, accumulation_steps):
         accumulation_steps=accumulation_steps,
     )  # fmt: skip
     scaler = GradScaler(enabled=False)
-    return Run(model, model, optimizer, scaler, settings, place("cpu", "float32"), Ranks(), s["total_steps"])
+    return Run(model, optimizer, scaler, settings, place("cpu", "float32"), Ranks(), s["total_steps"])
 
 
 def state_of(run):

@@ -140,23 +140,6 @@ def test_accumulation_8_means_over_sequences_do_not_depend_on_the_cut(seed, piec
     assert_within(np.array(got), np.sum(values * 1.0) * 1.0 * 1.0 / 17)  # each mean rounds, and so do n and w
 
 
-@given(batch=batches())
-def test_accumulation_10_nothing_of_a_window_is_in_the_next(batch):
-    x, y, supervised, pieces = batch
-    weights = face.micro_batch_weights([1] * len(pieces), accumulation_steps=7)
-    fresh = window_gradient(pieces, weights, x, y, supervised)
-    weight = torch.zeros(WIDTH, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.SGD([weight], lr=0.0)
-    for _ in range(2):
-        for piece, factor in zip(pieces, weights, strict=True):
-            kept = torch.tensor(supervised[piece])
-            (loss_sum(weight, torch.tensor(x[piece])[kept], torch.tensor(y[piece])[kept]) * factor).backward()
-        assert_same(weight.grad, fresh)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        assert weight.grad is None
-
-
 # --- refusals
 
 

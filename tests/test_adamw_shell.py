@@ -128,6 +128,33 @@ def test_adamw_19_loading_copies():
     assert_same(saved["state"][0]["mean"], kept["state"][0]["mean"])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["state"][0].pop("mean"), "the moments of parameter 0 are square, step, not mean, square, step"),
+        (lambda s: s["state"][0].update(extra=1), "square, step, extra, not"),
+        (lambda s: s["state"][0].update(mean=torch.zeros(2)), "mean of parameter 0 has shape"),
+        (lambda s: s["state"][0].update(step="3"), "step of parameter 0 is '3'"),
+        (lambda s: s["state"].update({7: s["state"][0]}), "moments of parameter 7; its groups have"),
+        (lambda s: s["param_groups"][0].pop("eps"), "lacks 'eps'"),
+        (lambda s: s["param_groups"][0].update(betas=(2.0, 0.9)), "beta1=2.0"),
+    ],
+)
+def test_adamw_19_a_state_that_is_not_the_parameters_is_refused_and_loads_nothing(change, message):
+    params = parameters()[:1]
+    optimizer = AdamW(params)
+    advance(optimizer, params, range(1))
+    saved = copy.deepcopy(optimizer.state_dict())
+    change(saved)
+    advance(optimizer, params, range(1, 2))
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(saved)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"] and after["state"][0]["step"] == 2
+    assert_same(after["state"][0]["mean"], before["state"][0]["mean"])
+
+
 # --- refusals
 
 BAD = [

@@ -61,7 +61,7 @@ def assert_equal_within(left, right, *bounds):
 @dtypes
 @pytest.mark.parametrize("causal", (True, False))
 @pytest.mark.parametrize("masked", (True, False))
-def test_attention_1_agrees_with_the_oracle(implementation, profile, causal, masked):
+def test_attention_1_16_17_agrees_with_the_oracle(implementation, profile, causal, masked):
     inputs = {**arrays(), "mask": random_mask() if masked else None}
     agree(
         oracle.attention, attention, inputs, profile=profile, causal=causal,

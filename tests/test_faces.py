@@ -32,7 +32,7 @@ ALLOWED = {  # folder or file -> what of the package it may import
     "flags": {"errors"},
     "progress": set(),
     "oracle": set(),
-    "data": {"config", "errors", "flags", "progress"},
+    "data": {"config", "errors", "files", "flags", "progress"},
     "model": {"config", "checks"},
     "loss": {"config", "checks"},
     "optim": {"config", "checks"},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from arrays import draw
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from spec_blocks import definition
@@ -368,7 +368,17 @@ def test_grad_scaler_11_refuses_a_state_that_no_scaler_had(scale):
     state = GradScaler().state_dict()
     with pytest.raises(ValueError, match=f"scale={scale}"):
         GradScaler().load_state_dict({**state, "scale": scale})
-    with pytest.raises(ValueError, match=r"lacks '_growth_tracker'.*only scale"):
+    for change, message in (
+        ({"growth_factor": 0.5}, "growth_factor=0.5 must be above 1"),
+        ({"backoff_factor": 5.0}, "backoff_factor=5.0 must lie between"),
+        ({"growth_interval": -3}, "growth_interval=-3 must be at least 1"),
+        ({"_growth_tracker": -1}, "_growth_tracker=-1 must lie below growth_interval=2000"),
+        ({"_growth_tracker": 2000}, "_growth_tracker=2000 must lie below growth_interval=2000"),
+        ({"extra": 1}, "'extra' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GradScaler().load_state_dict({**GradScaler().state_dict(), **change})
+    with pytest.raises(ValueError, match="'_growth_tracker' is missing"):
         GradScaler().load_state_dict({"scale": 2.0})
 
 
@@ -378,6 +388,7 @@ def test_grad_scaler_11_refuses_the_state_of_a_disabled_scaler():
 
 
 @given(overflows=patterns, cut=st.integers(0, 39))
+@example(overflows=[False, True, False, False, False], cut=4)  # two of three windows before the scale grows
 def test_grad_scaler_11_state_dict_continues(overflows, cut):
     straight = run(GradScaler(256.0, growth_interval=3), overflows)
     first = GradScaler(256.0, growth_interval=3)

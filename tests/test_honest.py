@@ -5,13 +5,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from honest import HONEST, NARROW, NotClaimed, wide
+from honest import HONEST, NARROW, wide
 from test_mutants import document
 from tolerance import DTYPES
 
 from minimind_ref.golden import faces, kills
 from minimind_ref.golden.compute import as_stored
 from minimind_ref.golden.trees import is_floating, leaves, map_leaves, named, settled, typed
+from minimind_ref.kit.binding import CannotExpressError
 
 CLAIMS = [(h, profile) for h in HONEST for profile in h.profiles]
 
@@ -57,7 +58,7 @@ def test_an_honest_implementation_is_accepted(h, profile):
         if case["op"] == h.op and profile in case["bound"]:
             try:
                 said = verdict(h, case, profile, tensors)
-            except NotClaimed:
+            except (CannotExpressError, ModuleNotFoundError):  # it is not offered, or transformers is not installed
                 continue
             assert said is None
             judged[case["id"]] += 1

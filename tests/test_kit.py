@@ -137,10 +137,18 @@ def test_results_may_come_by_name():
 # --- what is wrong fails, by its owner and under its name
 
 
+LONG = ("training.step",)  # each of its bugs is held against each other's answers, step by step
 UNSEEN = {"ADAMW-M13": "adamw.step is told the count and does not return it"}
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ALL if suspects.of(entry)], ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(entry, id=entry.name, marks=pytest.mark.slow if entry.name in LONG else ())
+        for entry in ALL
+        if suspects.of(entry)
+    ],
+)
 def test_every_known_bug_is_rejected_by_its_owner_and_called_by_its_name(entry):
     for bug in suspects.of(entry):
         made = suspects.implementation_of(entry, bug)
@@ -158,7 +166,8 @@ def test_every_known_bug_is_rejected_by_its_owner_and_called_by_its_name(entry):
 
 def test_every_known_bug_has_an_operation():
     of_an_operation = {bug.id for entry in ALL for bug in suspects.of(entry)}
-    assert of_an_operation == set(load_mutants())
+    of_no_operation = {bug.id for bug in load_mutants().values() if bug.op == "initial_distribution"}  # it draws
+    assert of_an_operation | of_no_operation == set(load_mutants()) and not of_an_operation & of_no_operation
 
 
 def test_a_failure_says_all_there_is_to_say():

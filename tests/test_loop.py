@@ -1,6 +1,5 @@
 """The one optimisation step: what each line changes, and that cutting a window changes nothing."""
 
-import contextlib
 import copy
 import itertools
 
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import cuts
 from tolerance import Ulps, assert_same, assert_within
-from torch import nn
 
 from minimind_ref import ModelConfig, Transformer
 from minimind_ref.data.batches import collate
@@ -61,7 +59,7 @@ def make_run(config, **settings):
     settings = PretrainSettings(**{"learning_rate": 0.1, "grad_clip": 1e9, "accumulation_steps": 16, **settings})
     optimizer = AdamW(parameter_groups(model, "matrices", 0.1), lr=0.1)
     scaler = GradScaler(enabled=False)
-    return Run(model, model, optimizer, scaler, settings, place("cpu", "float32"), Ranks(), total_steps=10)
+    return Run(model, optimizer, scaler, settings, place("cpu", "float32"), Ranks(), total_steps=10)
 
 
 def loss_of(network, batch):
@@ -104,6 +102,16 @@ def test_accumulation_3_a_mean_of_means_differs_where_counts_differ():
     assert max((a - b).abs().max() / a.abs().max() for a, b in zip(ours, theirs, strict=True)) > 0.01
 
 
+def test_accumulation_10_nothing_of_a_window_is_in_the_next():
+    config, first, second = ModelConfig(**SHAPE), *([batch_of(rows_of(seed, "pack"), "pack")] for seed in (1, 2))
+    run, caught = make_run(config), []
+    run.optimizer.step = lambda: caught.append([p.grad.clone() for p in run.model.parameters()])
+    for window in (first, second):
+        optimisation_step(run, window, loss_of)
+    for one, other in zip(caught[1], gradients(config, second)[0], strict=True):
+        assert_same(one, other)
+
+
 def test_weight_decay_shrinks_matrices_only_and_names_every_parameter_once():
     model = Transformer(ModelConfig(**SHAPE, qk_norm=True, **MOE))
     decayed, kept = parameter_groups(model, "matrices", 0.1)
@@ -116,6 +124,7 @@ def test_weight_decay_shrinks_matrices_only_and_names_every_parameter_once():
 
 
 def test_the_life_of_a_step_only_the_optimiser_changes_parameters(monkeypatch):
+    """The order of GRAD_CLIP-8, in the loop itself."""
     run = make_run(ModelConfig(**SHAPE), grad_clip=1e-3)
     run.scaler = GradScaler(init_scale=1024.0)
     seen = []
@@ -159,6 +168,7 @@ def snapshot(model):
 
 
 def test_a_skipped_step_changes_nothing_and_does_not_advance_the_schedule():
+    """GRAD_SCALER-8 and COSINE_SCHEDULE-8, in the loop itself."""
     run = make_run(ModelConfig(**SHAPE))
     run.scaler = GradScaler(init_scale=2.0**126)
     window = [batch_of(rows_of(1, "pack"), "pack")]
@@ -188,33 +198,11 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change(bad):
         assert_same(tensor, before[name])
 
 
-class Shell(nn.parallel.DistributedDataParallel):
-    """A distributed shell without a process group: it only notes which backward passes would not be synchronised."""
-
-    def __init__(self, model, log):
-        nn.Module.__init__(self)
-        self.inner, self.log = model, log
-
-    def forward(self, *arguments):
-        self.log.append("forward")
-        return self.inner(*arguments)
-
-    @contextlib.contextmanager
-    def no_sync(self):
-        self.log.append("alone")
-        yield
-
-
-def test_gradients_cross_ranks_in_the_last_backward_of_a_window_only():
-    run, log = make_run(ModelConfig(**SHAPE)), []
-    run.network = Shell(run.model, log)
-    optimisation_step(run, [batch_of(rows_of(i, "pack"), "pack") for i in range(3)], loss_of)
-    assert log == ["alone", "forward", "alone", "forward", "forward"]
-
-
 def test_the_clock_is_optimiser_steps_from_peak_to_floor():
+    """COSINE_SCHEDULE-8 and TRAINING-5, in the loop itself: one rate a window, however many micro-batches."""
     run = make_run(ModelConfig(**SHAPE), learning_rate=0.5)
-    rates = [optimisation_step(run, [batch_of(rows_of(i, "pack"), "pack")], loss_of).learning_rate for i in range(12)]
+    windows = [[batch_of(rows_of(i, "pack"), "pack")] * (1 + i % 3) for i in range(12)]
+    rates = [optimisation_step(run, window, loss_of).learning_rate for window in windows]
     assert rates[0] == 0.5 and rates[10] == rates[11] == 0.05
     assert all(a > b for a, b in itertools.pairwise(rates[:11]))
 

@@ -189,6 +189,25 @@ def test_moe_2_plain_weights_are_the_scores():
     assert (weight.sum(dim=-1) < 1).all()
 
 
+@pytest.mark.parametrize("num_chosen", (1, 2, 4))
+def test_moe_2_choosing_before_or_after_the_softmax_is_the_same_where_weights_are_normalised(num_chosen):
+    """A false alarm (litgpt #1286): top-k of the scores, renormalised, is the softmax of the top-k logits."""
+    x, w_router, _ = arrays(31).values()
+    _, weight, index = oracle.route(*bounded((x, w_router)), num_chosen=num_chosen, normalise=True)
+    logits, chosen = (tensors(x) @ tensors(w_router).T).topk(num_chosen, dim=-1)
+    assert_same(chosen, value(index))
+    assert_within(logits.softmax(dim=-1), weight)
+
+
+@given(seeds)
+def test_moe_11_a_mean_over_tokens_and_slots_has_divided_by_both(seed):
+    """A false alarm (MiniMind #290): one-hot rows of all slots, averaged, hold the division by the number chosen."""
+    scores, index = routed(seed)
+    one_hot = torch.nn.functional.one_hot(torch.tensor(index).flatten(), E).double()
+    theirs = 0.7 * E * (one_hot.mean(dim=0) * tensors(scores).mean(dim=0)).sum()
+    assert_within(theirs, limit_of(scores, index, coef=0.7))
+
+
 def test_moe_24_a_single_plain_weight_is_not_one():
     x, w_router, _ = tensors(arrays(8)).values()
     assert (route(x, w_router, num_chosen=1, normalise=False)[1] < 1).all()
@@ -321,6 +340,10 @@ def test_moe_9_an_unvisited_expert_has_a_zero_gradient(bad):
     for gradient, other in zip(gradients[1:], pulled[2], strict=True):
         assert (gradient[idle] == 0).all() and (other[idle] == 0).all()
         assert torch.isfinite(gradient).all() and (gradient[sorted(visited)] != 0).any()
+    listed = [[w.detach().clone().requires_grad_() for w in stack] for stack in leaves["experts"]]  # as a module's
+    y, _ = moe(leaves["x"], leaves["w_router"], tuple(listed), num_chosen=2, normalise=True, **QUIET)
+    for gradient in torch.autograd.grad(y.sum(), [stack[idle] for stack in listed]):  # a missing one is an error
+        assert (gradient == 0).all()
 
 
 # ---- the load-balancing loss ----

@@ -5,13 +5,19 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from chat_runs import words, write_network
 from runs import train, write_corpus
 from tolerance import Ulps, assert_within
 
+from minimind_ref.data.chat_template import TEMPLATES, encode_chat
+from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.train.__main__ import split_flags
+from minimind_ref.train.device import place
 from minimind_ref.train.report import implicit_accuracy, write_report
+from minimind_ref.train.run_folder import read_network
 from minimind_ref.train.stage_settings import STEPS
-from minimind_ref.train.task_scores import Share, TaskQuestion, Z, exact_match
+from minimind_ref.train.task_scores import Share, TaskQuestion, Z, exact_match, paired_change, right_probabilities
 
 QUICK = [word for step in STEPS for word in (f"--{step}.max_steps", "2")]
 
@@ -33,6 +39,30 @@ def test_exact_match_counts_by_task_and_forgives_outer_whitespace_only():
     questions = [TaskQuestion(task, "?", right) for task, right in (("a", "x y"), ("b", "z"), ("a", "w"), ("a", "v"))]
     found = exact_match(questions, [" x y\n", "Z", "w", "v !"])
     assert found == {"a": Share(2, 3), "b": Share(0, 1), "all": Share(2, 4)}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_right_answers_probability_is_the_product_of_its_tokens_probabilities(tmp_path, template):
+    """Each question alone, token by token behind the prompt that a sampled answer is given."""
+    model, _ = read_network(write_network(tmp_path, torch.float64, scale=0.1))
+    model, tokenizer = model.double(), Tokenizer.load()
+    questions = [TaskQuestion("a", words(i, 2 + 3 * i), words(9 + i, 3 - i)) for i in range(3)]
+    found = right_probabilities(model, tokenizer, questions, place("cpu", "float32"), template=template)
+    for question, probability in zip(questions, found, strict=True):
+        asked = [{"role": "user", "content": question.prompt}]
+        ids = encode_chat(tokenizer, asked, add_generation_prompt=True, template=template).ids
+        product = 1.0
+        for token in [*tokenizer.encode(question.answer), tokenizer.end_id]:
+            logits = model(torch.tensor([ids])).logits[0, -1].detach()
+            product *= float(torch.softmax(logits, -1)[token])
+            ids.append(token)
+        rounding = Ulps(2**12, "float64", "other shapes of the same products, and a logarithm and its inverse")
+        assert_within(np.array([probability]), np.array([product]), rounding.of(np.array([product])))
+
+
+def test_a_change_is_paired_over_the_questions():
+    mean, low, high = paired_change([0.1, 0.5, 0.9, 0.3], [0.2, 0.5, 0.8, 0.7])  # changes 0.1, 0, -0.1, 0.4
+    assert round(mean, 12) == 0.1 and round((high - low) / 2, 12) == round(Z * math.sqrt(0.14 / 3 / 4), 12)
 
 
 def test_flags_of_one_step_are_taken_apart_from_those_of_all():
@@ -59,6 +89,7 @@ def results():
     for step, right in zip(STEPS, (1, 50, 52, 20, 0, 45), strict=True):
         shares = {"reverse": [right, 100], "all": [right, 100]}
         found[step] = {"greedy": shares, "sampled": shares, "unmarked": {"all": [44, 100]}, "transcripts": []}
+        found[step]["likely"] = [right / 128, 0.25, right / 64]
     found["sft"]["learnt"] = ["reverse"]
     pair = {"total": 50, "implicit": 45, "before": 30, "after": 40, "margin": 0.25}
     found["dpo"]["pairs"] = {"reverse": pair, "sum": {**pair, "implicit": 5}}
@@ -75,6 +106,7 @@ def test_the_report_says_rose_or_fell_only_where_the_intervals_are_apart(tmp_pat
     assert "match stayed within its intervals, from 50.0 % to 52.0 %" in text
     assert "plain tasks, greedy exact match fell, from 50.0 % to 20.0 %" in text
     assert "habit, greedy exact match rose, from 0.0 % to 45.0 %" in text and "had 44.0 % right before" in text
+    assert "changed by -23.44 points [-49.96, 3.08], paired" in text and "| all | 9.11 | 47.40 |" in text
     assert implicit_accuracy(results()) == Share(45, 50)  # the learnt task's pairs alone
     assert "| reverse | yes | 60.0" in text and "| sum | no |" in text and "| 19 | 2.3750 |" in text
 

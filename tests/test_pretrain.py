@@ -107,7 +107,7 @@ def test_the_loss_has_the_load_balance_and_the_sum_over_targets(made):
     moe = CONFIG.replace(use_moe=True, num_experts=3, moe_intermediate_size=5)
     session = made(moe)
     batch = next(session.stage.windows(0))[0]
-    loss = session.stage.loss(session.run.network, batch)
+    loss = session.stage.loss(session.run.model, batch)
     assert float(loss.aux.detach()) > 0
     assert 0.5 < float(loss.total.detach()) / batch.num_targets / np.log(CONFIG.vocab_size) < 2
 

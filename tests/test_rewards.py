@@ -156,12 +156,21 @@ def test_numbers_in_any_sequence_are_taken(values):
         ("12", "returned '12', not a list of numbers"),
         ({"a": 1, "b": 2}, "returned {'a': 1, 'b': 2}, not a list of numbers"),
         (["x" * 99, 1], f"returned '{'x' * 56}... for answer 0, not a finite number"),
+        ([1, 10**400], f"returned 1{'0' * 56}... for answer 1, not a finite number"),
+        ([1, 10**5000], "returned a number of type int for answer 1, not a finite number"),
     ],
 )
 def test_what_is_no_list_of_numbers_is_named(values, message):
     with pytest.raises(RunError) as caught:
         returning(values)([PROMPT] * 2, ["a", "b"], [None] * 2)
     assert str(caught.value) == f"reward mine {message}"
+
+
+def test_finite_rewards_whose_sum_is_not_are_named_with_their_weights():
+    terms = [Term(name, 2.0, lambda prompts, answers, references: [1.0, 1e308]) for name in ("one", "other")]
+    with pytest.raises(RunError) as caught:
+        Rewards(tuple(terms))([PROMPT] * 2, ["a", "b"], [None] * 2)
+    assert str(caught.value) == "the rewards of answer 1 add up to no finite number: 2 · 1e+308 + 2 · 1e+308"
 
 
 def test_a_function_that_raises_is_named_with_the_line(tmp_path, monkeypatch, capsys):

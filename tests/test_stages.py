@@ -9,6 +9,7 @@ from runs import train, train_elsewhere
 from tolerance import Ulps, assert_same, assert_within
 
 from minimind_ref import ModelConfig
+from minimind_ref.data.chat_template import encode_chat
 from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.train import session as session_module
 from minimind_ref.train.network import load_tokenizer
@@ -120,7 +121,7 @@ def test_a_rank_without_a_sample_in_the_last_window_takes_part(tmp_path, stage):
     stage_of = session(stage, **options).stage
     object.__setattr__(stage_of.epochs, "ranks", Ranks(1, 2))
     *_, last = (batch for window in stage_of.windows(0) for batch in window)
-    assert last.num_targets == 0
+    assert last.num_targets == last.num_documents == 0
     model = session(stage, **options).run.model
     loss = stage_of.loss(model, last)
     assert loss.total.item() == 0
@@ -191,7 +192,11 @@ def test_bad_records_are_one_line_with_file_and_number(tmp_path, capsys, stage, 
         ("dpo", ["--data_path", None], "dpo needs --data_path"),
         ("dpo", ["--dropout", "0.1"], "dpo compares two networks"),
         ("grpo", ["--dropout", "0.1"], "grpo compares two networks"),
-        ("grpo", ["--num_generations", "1"], "--num_generations 1 must be at least 2"),
+        ("dpo", ["--beta", "0"], "--beta 0 would make every pair's loss a constant"),
+        ("dpo", ["--label_smoothing", "0.6"], "--label_smoothing 0.6 must be at most 0.5"),
+        ("dpo", ["--label_smoothing", "0.1", "--loss", "ipo"], "a meaning for --loss sigmoid only"),
+        ("grpo", ["--clip_low", "1.5"], "--clip_low 1.5 must be at most 1"),
+        ("grpo", ["--num_generations", "1"], "--num_generations 1 must be at least 2: a group of one has no mean"),
         ("grpo", ["--temperature", "0"], "--temperature 0"),
         ("grpo", ["--reward", "exact"], "did you mean exact_match"),
         ("grpo", ["--max_seq_len", "3"], "longer than a prompt may be"),
@@ -215,6 +220,25 @@ def test_compat_takes_the_choices_that_a_stage_has():
     assert layer("sft", {"compat": "minimind3"}, initial)[1].template == "minimind3"
     assert layer("grpo", {"compat": "minimind2"}, initial)[1].template == "minimind2"
     assert layer("dpo", {"compat": "minimind2", "reduction": "sum"}, initial)[1].reduction == "sum"
+
+
+def test_compat_starts_from_weights_that_were_trained_without_it(tmp_path):
+    assert run("sft", tmp_path, "--compat", "minimind2", "--max_steps", "1", "--out_dir", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out/config.json").read_text())["model"]["aux_loss_counts_padding"]
+
+
+def test_a_run_says_how_many_answers_its_window_cuts_and_what_max_steps_leaves_of_its_steps(tmp_path, capsys):
+    files = {"sft": (write_conversations, ["conversations"]), "dpo": (write_pairs, ["chosen", "rejected"])}
+    for stage, max_steps, said in (("sft", 1, ", of which --max_steps takes 1\n"), ("dpo", 99, "(accumulation 2)\n")):
+        write, keys = files[stage]
+        records = list(map(json.loads, write(tmp_path / f"{stage}.jsonl").read_text().splitlines()))
+        chats = [encode_chat(Tokenizer.load(), record[key]) for record in records for key in keys]
+        assert all(any(chat.supervised[:36]) for chat in chats)  # so that none is left out
+        cut = sum(len(chat.ids) > 36 for chat in chats)
+        flags = ["--max_seq_len", "36", "--max_steps", max_steps, "--out_dir", tmp_path / stage]
+        assert cut > 5 and run(stage, tmp_path, *flags) == 0
+        printed = capsys.readouterr().out
+        assert said in printed and f"; {cut} {'answers ' * (stage == 'dpo')}cut at --max_seq_len\n" in printed
 
 
 def test_the_tokenizer_is_the_one_asked_for_else_the_one_beside_the_weights_else_the_shipped(tmp_path):

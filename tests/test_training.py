@@ -210,7 +210,7 @@ def test_training_1_2_the_torch_loop_is_within_the_recorded_bounds(case):
         moments = {"mean": torch.tensor(state["means"][n]), "square": torch.tensor(state["squares"][n])}
         optimizer.state[p].update(moments, step=state["step"])
     run = Run(
-        model, model, optimizer, GradScaler(enabled=False),
+        model, optimizer, GradScaler(enabled=False),
         PretrainSettings(
             learning_rate=settings["learning_rate"], grad_clip=settings["max_norm"],
             warmup_iters=settings["warmup_steps"], accumulation_steps=2,

@@ -15,7 +15,8 @@ from test_block import KINDS, SHAPE, bounded, kinds
 from tolerance import DTYPES, assert_same, assert_within
 
 from minimind_ref.config import ModelConfig, count_parameters
-from minimind_ref.model.rms_norm import RMSNorm
+from minimind_ref.loss.cross_entropy import cross_entropy
+from minimind_ref.model.rms_norm import RMSNorm, rms_norm
 from minimind_ref.model.transformer import Transformer
 from minimind_ref.oracle import transformer as oracle
 from minimind_ref.oracle.block import block_vjp
@@ -275,6 +276,27 @@ def test_transformer_4_a_padded_row_is_the_row_alone(kind, seed, padding):
     )
 
 
+@pytest.mark.parametrize("side", ("right", "left"))
+def test_transformer_4_training_needs_a_mask_for_padding_on_the_left_alone(side):
+    """A false alarm (MiniMind #448, #751): under the causal rule nothing that is learnt sees padding on the right."""
+    config = model_config("minimind2")
+    parameters, ids = parameters_of(config, 26, scale=0.25), ids_of(26)
+    labels, mask = ids_of(27), np.ones((B, S), int)
+    padding = np.s_[1:, S - 2 :] if side == "right" else np.s_[1:, :2]
+    labels[padding], mask[padding] = -100, 0
+    given_mask = oracle.loss_and_gradients(bounded(parameters), ids, labels, config.to_dict(), attention_mask=mask)
+    model = model_of(config, parameters)
+    loss = cross_entropy(model(torch.tensor(ids)).logits, torch.tensor(labels))
+    loss.backward()
+    head = model.lm_head.weight.grad
+    if side == "right":
+        assert_within(loss, given_mask[0])
+        assert_within(head, given_mask[1][EMBEDDING])
+    else:
+        off = abs(head.numpy() - value(given_mask[1][EMBEDDING])) / abs(value(given_mask[1][EMBEDDING])).max()
+        assert off.max() > 0.01
+
+
 @dtypes
 @pytest.mark.parametrize("implementation", ("explicit", "sdpa"))
 @kinds
@@ -462,7 +484,9 @@ def test_transformer_15_without_outward_projections_the_head_reads_the_embedding
     one = model_config(kind, num_hidden_layers=1)
     assert_same(run(model_of(config, parameters), ids).logits, run(model_of(one, short), ids).logits)
     y = run(model_of(config, parameters), ids).logits
-    assert (y[ids == ids[0, 0]] == y[0, 0]).all()  # nothing but the token itself
+    embedding, gain = (torch.tensor(parameters[name]) for name in (EMBEDDING, "model.norm.weight"))
+    normed = rms_norm(embedding[torch.tensor(ids)], gain, eps=config.rms_norm_eps, cast=config.norm_cast)
+    assert_same(y, F.linear(normed, torch.tensor(parameters.get(HEAD, parameters[EMBEDDING]))))
 
 
 @kinds

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from minimind_ref.chat.conversation import Conversation, note
 from minimind_ref.chat.options import Options
 from minimind_ref.data.chat_template import TEMPLATES
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.errors import RunError, UserError, run_command
+from minimind_ref.errors import UserError, run_command
 from minimind_ref.flags import Parser, add_fields, parse
 from minimind_ref.train.device import place
 from minimind_ref.train.network import check_vocabulary
@@ -49,14 +48,10 @@ def main(argv: Sequence[str]) -> None:
     if question == "":
         raise UserError("the prompt is empty: nothing to answer")
     conversation = load(source, options, introduce=question is None)
-    try:
-        if question is None:
-            converse(conversation)
-        else:
-            speak(conversation, question)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there at exit
-        raise RunError("nobody reads stdout any more") from None
+    if question is None:
+        converse(conversation)
+    else:
+        speak(conversation, question)
 
 
 def load(source: Path, options: Options, *, introduce: bool) -> Conversation:

@@ -26,8 +26,7 @@ class Conversation:
         self.system = [] if options.system is None else [{"role": "system", "content": options.system}]
         self.turns: Turns = []
         self.limit: int = model.config.max_position_embeddings
-        vocabulary = range(model.config.vocab_size)
-        self.stop_ids = {*tokenizer.stop_ids} | (set(vocabulary) - tokenizer.bytes_of.keys())
+        self.stop_ids = {*tokenizer.stop_ids, *tokenizer.lacking(model.config.vocab_size)}
         self.generator = torch.Generator(next(model.parameters()).device)
         self.generator.seed() if options.seed is None else self.generator.manual_seed(options.seed)
 

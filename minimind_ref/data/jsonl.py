@@ -15,7 +15,7 @@ MAX_LINE_BYTES = 32 * 2**20
 """A longer line is refused, since a line is held in memory, several times over (a long novel has 4 MiB)."""
 EMPTY = "empty text"
 _BOM = b"\xef\xbb\xbf"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_OTHER = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "compressed", b"(\xb5/\xfd": "compressed"}
 
 
 class DataError(ValueError):
@@ -145,9 +145,12 @@ def _parse(line: bytes, limit: int) -> dict[str, Any]:
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        what = "UTF-16, it seems" if line.startswith(_UTF16) else f"byte 0x{line[error.start]:02x} at {error.start}"
+        seems = next((kind for start, kind in _OTHER.items() if line.startswith(start)), None)
+        what = f"{seems}, it seems" if seems else f"byte 0x{line[error.start]:02x} at {error.start}"
         raise RecordError("not UTF-8", what) from None
     except json.JSONDecodeError as error:
+        if b"\0" in line[:4]:
+            raise RecordError("not UTF-8", "UTF-16 or UTF-32, it seems") from None
         raise RecordError("not JSON", f"{error.msg} at character {error.pos}") from None
     except (ValueError, RecursionError) as error:  # a number of 5000 digits, brackets nested 5000 deep
         raise RecordError("not JSON", str(error).split(";")[0]) from None

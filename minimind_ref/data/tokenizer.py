@@ -18,6 +18,7 @@ from pathlib import Path
 import tokenizers
 
 from minimind_ref.data.byte_level import bytes_of_token, require_byte_level_bpe, without_added_tokens
+from minimind_ref.files import write_atomically
 
 SHIPPED = Path(__file__).with_name("tokenizer.json")
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -80,6 +81,10 @@ class Tokenizer:
         """Return the ids that end an answer: the end token, and the one that ends a text."""
         return [self.end_id, self.pad_id]
 
+    def lacking(self, vocab_size: int) -> list[int]:
+        """Return the ids of a larger embedding that stand for nothing here: a text ends with one that is chosen."""
+        return sorted(set(range(vocab_size)) - self.bytes_of.keys())
+
     @property
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file's text, in hexadecimal."""
@@ -125,8 +130,8 @@ class Tokenizer:
             yield text
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer.json as it was read."""
-        Path(path).write_bytes(self.source.encode())
+        """Write the tokenizer.json as it was read, whole or not at all."""
+        write_atomically(Path(path), lambda file: file.write(self.source.encode()))
 
 
 def _require_utf8(text: str) -> None:

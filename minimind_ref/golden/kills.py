@@ -10,7 +10,7 @@ import numpy as np
 from minimind_ref.golden import faces, files, networks, texts
 from minimind_ref.golden.agreement import close
 from minimind_ref.golden.compute import as_stored
-from minimind_ref.golden.trees import is_floating, leaves, map_leaves, named, settled, typed
+from minimind_ref.golden.trees import GoldenError, is_floating, leaves, map_leaves, named, settled, typed
 from minimind_ref.kit.mutant import Mutant, load_mutants
 
 NARROW = {"float32": np.float32, "float16": np.float16}  # NumPy has no bfloat16
@@ -45,7 +45,11 @@ def complaint(case: Case, mutant: Mutant, profile: str, tensors: Tensors) -> str
     """Say which result of a mutant is outside its bound, or None where the case accepts it."""
     if case["op"] != golden_op(mutant):
         return None
-    return judged(case, run(case, mutant, profile), profile, tensors)
+    try:
+        results = run(case, mutant, profile)
+    except GoldenError as error:  # more or fewer results than there should be
+        return f"{case['id']} in {profile}: {error}"
+    return judged(case, results, profile, tensors)
 
 
 def judged(
@@ -119,6 +123,9 @@ def adapted(function: Callable[..., Any], component: str, name: str) -> Callable
         "train": lambda **given: _merges(*function(**given)),
         "supervised_spans": lambda messages, **options: [list(span) for span in function(messages, **options)],
         "encode_chat": lambda messages, tokenizer, **options: function(_encoder(tokenizer), messages, **options),
+        "block_vjp": lambda x, parameters, cos, sin, *, cotangent, **options: _block_gradients(
+            parameters, *function(x, parameters, cos, sin, cotangent=networks.both(cotangent), **options)
+        ),
         "transformer": lambda *given, **options: function(*given, **options)[:2],
         "transformer_vjp": lambda parameters, *given, cotangent, **options: networks.in_order(
             parameters, function(parameters, *given, cotangent=networks.both(cotangent), **options)
@@ -129,6 +136,10 @@ def adapted(function: Callable[..., Any], component: str, name: str) -> Callable
         ),
     }
     return changed.get(name, function) if component in faces.ADAPTERS else function
+
+
+def _block_gradients(parameters: dict[str, Any], dx: Any, shares: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return dx, networks.in_order(parameters, shares)
 
 
 def _with_tokenizer(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -69,5 +69,5 @@ def named(names: list[str], x: Any) -> dict[str, Any]:
     """Give the leaves of a result their names."""
     found = [leaf for _, leaf in leaves(x)]
     if len(found) != len(names):
-        raise GoldenError(f"the names are {', '.join(names)} but there are {len(found)} results")
+        raise GoldenError(f"there are {len(found)} results where {', '.join(names)} are expected")
     return dict(zip(names, found, strict=True))

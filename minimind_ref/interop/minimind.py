@@ -11,7 +11,7 @@ from torch import Tensor
 from minimind_ref.config import PRESETS, ModelConfig
 from minimind_ref.errors import UserError
 from minimind_ref.files import write_atomically
-from minimind_ref.interop.state_dict import EMBEDDING, build, clean, read_file, same_head, state_of
+from minimind_ref.interop.state_dict import EMBEDDING, build, clean, read_state, same_head, state_of
 from minimind_ref.model.transformer import Transformer
 
 LAYER = "model.layers.0."
@@ -30,10 +30,7 @@ def load_minimind(path: str | os.PathLike, config: ModelConfig | None = None) ->
     Raises ValueError, one line naming the tensor and both shapes.
     """
     path = Path(path)
-    content = read_file(path)
-    if isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    state = clean(content, path)
+    state = clean(read_state(path), path)
     if config is None:
         try:
             config = infer_config(state)

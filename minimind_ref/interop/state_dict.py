@@ -26,12 +26,17 @@ def read_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise UserError(f"{path}: truncated, or not a checkpoint ({reason})") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
+        raise UserError(f"{path}: truncated, or not a checkpoint of tensors and plain values") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint: it holds a {type(content).__name__}")
     return content
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a state dict, also out of a resume file, where it lies under `model`."""
+    content = read_file(path)
+    return content["model"] if isinstance(content.get("model"), dict) else content
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:

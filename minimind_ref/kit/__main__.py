@@ -1,4 +1,4 @@
-"""`python -m minimind_ref.kit run|cases|grade|ops`: judge an implementation, clause by clause."""
+"""`python -m minimind_ref.kit run|cases|grade|peers|ops`: judge an implementation, clause by clause."""
 
 import sys
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from minimind_ref.kit.grade import grade, write_cases
 from minimind_ref.kit.implementation import load
 from minimind_ref.kit.judging import verify
 from minimind_ref.kit.operation import LEVELS
+from minimind_ref.kit.peers import command
 from minimind_ref.kit.process import program
 from minimind_ref.kit.registry import ALL, operation
 from minimind_ref.kit.report import Report
@@ -28,7 +29,7 @@ EPILOG = (
 def parser() -> Parser:
     """Describe the commands."""
     top = Parser(prog="python -m minimind_ref.kit", description=__doc__, epilog=EPILOG)
-    commands = top.add_subparsers(dest="command", required=True, metavar="run|cases|grade|ops")
+    commands = top.add_subparsers(dest="command", required=True, metavar="run|cases|grade|peers|ops")
     run = commands.add_parser(
         "run", help="judge an implementation", description="Judge an implementation.", epilog=EPILOG
     )
@@ -63,8 +64,15 @@ def parser() -> Parser:
     cases.add_argument(
         "--profiles", nargs="+", choices=list(PROFILES), default=["float64"], help="precisions [float64]"
     )
-    for command in (run, grade):
-        command.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
+    for reporting in (run, grade):
+        reporting.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
+    peers = commands.add_parser(
+        "peers",
+        help="judge other people's libraries, and MiniMind",
+        description="Judge the libraries that are installed, and MiniMind checkouts; print a table.",
+        epilog="Exit status: 0, 1 if --check finds a difference, 2 bad input.  To read it: minimind_ref/kit/PEERS.md.",
+    )
+    command.add_arguments(peers)
     commands.add_parser("ops", help="list the operations with their arguments", epilog=EPILOG)
     return top
 
@@ -78,6 +86,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.command == "cases":
         options.folder.mkdir(parents=True, exist_ok=True)
         print(f"{write_cases(options.folder, options.ops, options.profiles)} questions in {options.folder}")
+        return
+    if options.command == "peers":
+        command.run(options)
         return
     report = grade(options.folder, options.ops) if options.command == "grade" else judged(options)
     print(report)

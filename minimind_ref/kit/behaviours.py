@@ -44,6 +44,17 @@ def nothing_supervised(finding: Finding) -> bool:
     return nothing and found is not None and bool(np.isnan(np.asarray(found.value, np.float64)).all())
 
 
+def nan_under_ignored(finding: Finding) -> bool:
+    """0·NaN or 0·inf: a gradient of NaN for logits that are not finite under an ignored label, and right elsewhere."""
+    if finding.part != "gradient logits" or finding.outcome.gradients is None:
+        return False
+    inputs, ignored = finding.case.inputs, finding.case.parameters.get("ignore_index", IGNORED)
+    excused = (inputs["labels"] == ignored) & ~np.isfinite(inputs["logits"]).all(axis=-1)
+    found, right = finding.outcome.gradients["logits"], finding.case.answer(finding.profile)[1]["logits"]
+    kept = Expected(np.asarray(right.value)[~excused], np.asarray(right.bound)[~excused])
+    return compare("logits", replace(found, value=np.asarray(found.value)[~excused]), kept).good
+
+
 def blind_rows(finding: Finding) -> bool:
     """Only the rows that see nothing differ, and what comes from them (they give zeros here)."""
     inputs, options = finding.case.inputs, finding.case.parameters
@@ -116,6 +127,7 @@ def one_more(finding: Finding) -> bool:
 
 BEHAVIOURS = (
     Behaviour("cross_entropy", "nothing_supervised", "nan", nothing_supervised, ("CROSS_ENTROPY-4",)),
+    Behaviour("cross_entropy", "ignored_not_finite", "nan gradient", nan_under_ignored, ("CROSS_ENTROPY-3",)),
     Behaviour("attention", "nothing_visible", "other", blind_rows, ("ATTENTION-5", "ATTENTION-19")),
     Behaviour("clip_grad_norm", "not_finite", "multiplied", multiplied, ("GRAD_CLIP-6",)),
     Behaviour("clip_grad_norm", "constant", 0, without_constant, ("GRAD_CLIP-2",)),

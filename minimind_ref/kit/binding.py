@@ -1,7 +1,8 @@
 """Which arguments a function gets: it may leave out those that have a default, and those that only name a choice."""
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,19 @@ def _understood(
         takes = "its own" if default is EMPTY else repr(default)
         raise OtherChoiceError(f"{name}={x!r}: it has no argument {name} and is taken to have {takes}")
     raise CannotExpressError(f"it takes no argument {name!r}")
+
+
+def unexpected(error: BaseException | None, call: Call) -> str:
+    """Name the keyword that the function behind a wrapper of any keywords does not take; "" after another error."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
+    return found[1] if found and found[1] in call.keyword else ""
+
+
+def without(operation: Operation, call: Call, names: Iterable[str], fixed: dict[str, Any]) -> Call:
+    """Leave out keywords that turned out not to be taken, or raise where that asks for something else."""
+    for name in set(names) & set(call.keyword):
+        _understood(operation, name, call.keyword[name], {}, operation.arguments, fixed)
+    return Call(call.positional, {name: x for name, x in call.keyword.items() if name not in names})
 
 
 def _same(default: Any, x: Any) -> bool:

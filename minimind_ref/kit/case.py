@@ -89,6 +89,7 @@ def by_oracle(case: Case) -> Case:
 def compute(case: Case, profile: str) -> Answers:
     """Run the oracle and its gradient on bound-carrying inputs."""
     operation, (inputs, cotangent) = case.operation, case.stored(profile)
+    inputs = {name: np.asarray(x) if isinstance(x, float) else x for name, x in inputs.items()}  # numbers carry, too
     carried = typed(operation.reference, carrying(inputs, profile))
     outputs = dict(zip(case.outputs, flat(operation.reference(**carried, **case.parameters)), strict=False))
     gradients: dict[str, Any] = {}

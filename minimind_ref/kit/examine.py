@@ -6,7 +6,7 @@ from typing import Any
 
 from minimind_ref.kit import behaviours, findings, generated, lawful, vectors
 from minimind_ref.kit.case import Case, by_oracle
-from minimind_ref.kit.coarse import computes_in_float32
+from minimind_ref.kit.coarse import computes_in_float32, in_float32
 from minimind_ref.kit.findings import Finding
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.operation import Operation
@@ -66,31 +66,13 @@ def examine(operation: Operation, session: Session) -> Examined:
     if not session.runner.has(operation.name):
         examined.absent = True
         return examined
-    asked: list[tuple[Case, str, Outcome]] = []
-    live = session.runner.live
-    for case in cases_of(operation, session.effort, session.seed) if live else vectors.recorded(operation):
-        if session.case and case.id != session.case:
-            continue
-        case = retargeted(case, session.implementation.fixed(operation.name))
-        case, profiles = within_reach(case, session.profiles)
-        for profile in profiles:
-            if not generated.telling(case, profile):
-                continue
-            outcome = session.runner.ask(case, profile, gradient=session.gradient)
-            asked.append((case, profile, outcome))
-            if "timeout" in (outcome.problem, outcome.gradient_problem):
-                examined.stopped = f"{case.id} {outcome.text or outcome.gradient_text}"
-                break
-        if examined.stopped:
-            break
+    asked, live = questions(operation, session, examined), session.runner.live
     dropped = not session.explicit and "float32" in session.profiles and computes_in_float32(asked)
     if dropped:
         examined.notes.append(f"{operation.name} computes in float32 inside; it is judged there, not in float64")
+        asked = [entry for question in asked for entry in narrowed(*question, session)]
     for case, profile, outcome in asked:
-        if not (dropped and profile == "float64" and not case.exact):
-            examined.found += findings.judge(
-                case, profile, outcome, explicit=session.explicit, gradient=session.gradient
-            )
+        examined.found += findings.judge(case, profile, outcome, explicit=session.explicit, gradient=session.gradient)
     if live and not examined.stopped:
         examined.found += lawful.ask(operation, session)
     choices = session.implementation.choices
@@ -100,20 +82,48 @@ def examine(operation: Operation, session: Session) -> Examined:
     return examined
 
 
-def within_reach(case: Case, claimed: Sequence[str]) -> tuple[Case, Sequence[str]]:
-    """Give the profiles to ask in; what is recorded in float64 alone is asked in float32 where only that is claimed.
+def questions(operation: Operation, session: Session, examined: Examined) -> list[tuple[Case, str, Outcome]]:
+    """Ask the cases one by one; the first that runs out of time is the last."""
+    asked: list[tuple[Case, str, Outcome]] = []
+    live, fixed = session.runner.live, session.implementation.fixed(operation.name)
+    for case in cases_of(operation, session.effort, session.seed) if live else vectors.recorded(operation):
+        if session.case and case.id != session.case:
+            continue
+        case, profiles = within_reach(retargeted(case, fixed), session.profiles)
+        for profile in profiles:
+            if not generated.telling(case, profile):
+                continue
+            outcome = session.runner.ask(case, profile, gradient=session.gradient)
+            asked.append((case, profile, outcome))
+            if "timeout" in (outcome.problem, outcome.gradient_problem):
+                examined.stopped = f"{case.id} {outcome.text or outcome.gradient_text}"
+                return asked
+    return asked
 
-    The oracle's own bounds hold there; those of a whole network are wide.
-    """
+
+def narrowed(case: Case, profile: str, outcome: Outcome, session: Session) -> list[tuple[Case, str, Outcome]]:
+    """Give what is judged where float64 is dropped: the case in float32 instead, where float32 was not asked anyway."""
+    if profile != "float64" or case.exact:
+        return [(case, profile, outcome)]
+    if "float32" in case.profiles or not session.runner.live:
+        return []
+    asked = in_float32(case)
+    return [(asked, "float32", session.runner.ask(asked, "float32", gradient=session.gradient))]
+
+
+def within_reach(case: Case, claimed: Sequence[str]) -> tuple[Case, Sequence[str]]:
+    """Give the profiles to ask in; what is recorded in float64 alone is asked in float32 where only that is claimed."""
     if case.exact:
         return case, ("float64",)
     shared = [profile for profile in claimed if profile in case.profiles]
     if not shared and "float32" in claimed:
-        return by_oracle(case), ("float32",)
+        return in_float32(case), ("float32",)
     return case, shared
 
 
 def retargeted(case: Case, fixed: dict[str, Any]) -> Case:
     """Ask for the option that the implementation has declared, where a case leaves it at the default."""
-    new = {name: x for name, x in fixed.items() if name in case.operation.arguments and name not in case.parameters}
+    public = case.operation.arguments
+    left = {name: x for name, x in fixed.items() if name in public and name not in case.parameters}
+    new = {name: x for name, x in left.items() if x != public[name].default}
     return by_oracle(replace(case, parameters=case.parameters | new)) if new else case

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 
 class OutOfTime(BaseException):
     """Raised inside the code when its time is over; a BaseException, so that `except Exception` does not catch it."""
@@ -35,7 +37,12 @@ def run(function: Callable[[], Any], seconds: float) -> Ran:
     """Call a function of no arguments under guard."""
     spoken = io.StringIO()
     on_main = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
-    with contextlib.redirect_stdout(spoken), contextlib.redirect_stderr(spoken), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stdout(spoken),
+        contextlib.redirect_stderr(spoken),
+        warnings.catch_warnings(),
+        np.errstate(),
+    ):
         warnings.simplefilter("ignore")
         ran = _timed(function, seconds) if on_main else _threaded(function, seconds)
     return replace(ran, printed=spoken.getvalue())
@@ -87,7 +94,10 @@ def caught(function: Callable[[], Any]) -> Ran:
 
 def described(error: BaseException) -> str:
     """Say what was raised and where, on one line."""
-    said = " ".join(str(error).split())
+    try:
+        said = " ".join(str(error).split())
+    except Exception:
+        said = "its message cannot be read"
     frames = traceback.extract_tb(error.__traceback__)
     outside = [frame for frame in frames if "minimind_ref/kit/" not in frame.filename.replace("\\", "/")]
     where = f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""

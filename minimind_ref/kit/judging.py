@@ -48,6 +48,8 @@ def verify(
         notes += examined.notes
     if case and not any(verdict.findings for verdict in found):
         raise UserError(f"no case {case!r} was judged" + (f" in profile {profile}" if profile else ""))
+    if not found:
+        raise UserError(f"no clause of {', '.join(wanted or ())} belongs to the claimed levels {', '.join(levels)}")
     settings = {"level": level, "seed": seed, "profiles": implementation.profiles or implementation.library.profiles}
     return Report(implementation.name, tuple(found), tuple(dict.fromkeys(notes)), settings)
 

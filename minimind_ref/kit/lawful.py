@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minimind_ref.kit import findings, unshown
+from minimind_ref.kit import findings, guard, unshown
 from minimind_ref.kit.binding import NoAnswerError
 from minimind_ref.kit.case import Case
 from minimind_ref.kit.findings import Finding
@@ -62,6 +62,5 @@ def verdict(check: Callable[..., str | None], implementation: Callable[..., Any]
     except NoAnswerError as error:
         return findings.CHOICE if error.choice else findings.MISSING, str(error)
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
-        return findings.FAIL, f"raised {type(error).__name__}: {said}"
+        return findings.FAIL, guard.described(error)
     return (findings.FAIL, complaint) if complaint else (findings.PASS, "")

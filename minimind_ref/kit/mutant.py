@@ -23,6 +23,7 @@ CALLED = {  # operation -> the oracle's function, where they are not called the 
     "chat_template.render": "render_text",
     "chat_template.sft_mask": "supervised_spans",
     "chat_template.encode": "encode_chat",
+    "training.step": "training_step",
 }
 
 

@@ -18,7 +18,7 @@ class Result:
 
 
 class WrongShapeError(Exception):
-    """A result that does not have the parts that it must have."""
+    """A result that does not have the parts, or the numbers, that it must have."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,13 @@ class Outcome:
 
 
 def result(y: Any, library: Library) -> Result:
-    """Read one result: an array of the library, a number, or plain data."""
+    """Read one result: an array of the library, a number, or plain data; one without readable numbers is refused."""
     if library.holds(y):
-        return Result(*library.plain(y))
+        try:
+            return Result(*library.plain(y))
+        except Exception as error:  # a sparse, quantised or meta tensor
+            said = " ".join(str(error).split())[:200]
+            raise WrongShapeError(f"returned a {type(y).__name__} whose numbers cannot be read: {said}") from None
     if isinstance(y, bool | int | float):
         return Result(np.asarray(y))
     return Result(y)

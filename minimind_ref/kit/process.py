@@ -27,7 +27,7 @@ class ProcessRunner:
     def __init__(self, command: str, folder: Path, seconds: float) -> None:
         self.command, self.folder, self.seconds = shlex.split(command), folder, seconds
         self.program: Program | None = None
-        self.starts = self.number = 0
+        self.starts, self.number, self.last = 0, 0, ""
         self.hello: dict[str, Any] = {}
 
     def start(self) -> Program:
@@ -54,23 +54,31 @@ class ProcessRunner:
             if case.parameters.get(name, option) != option:
                 return Outcome(problem="choice", text=f"{name}={case.parameters[name]!r}: it takes {name}={option!r}")
         self.number += 1
-        wanted = gradient and bool(self.hello.get("gradients"))
-        asked = protocol.question(case, profile, self.number, self.folder, gradient=wanted)
-        file = protocol.answer_file(self.folder, self.number)
+        if self.program is None and self.starts >= MOST_STARTS:
+            return Outcome(problem="raised", text=f"was started {MOST_STARTS} times; the last time it {self.last}")
         try:
-            if self.program is None and self.starts >= MOST_STARTS:
-                return Outcome(problem="raised", text="died too often to be started again")
-            line = (self.program or self.start()).exchange(asked)
-            return protocol.outcome(protocol.parsed(line, self.number), case, profile, file)
+            return self.exchange(case, profile, gradient and bool(self.hello.get("gradients")))
         except DiedError as error:
-            self.stop()
-            return Outcome(problem=error.kind, text=str(error))
+            found = Outcome(problem=error.kind, text=str(error))
         except ValueError as error:
-            self.stop()
-            return Outcome(problem="type", text=str(error))
+            found = Outcome(problem="type", text=str(error))
+        except Exception as error:  # whatever can be wrong with an answer: its depth, its numbers, its file
+            found = Outcome(problem="type", text=f"answered what cannot be read: {error}")
         finally:
-            file.unlink(missing_ok=True)
-            (self.folder / f"{self.number}.safetensors").unlink(missing_ok=True)
+            for file in self.folder.glob(f"{self.number}.*"):
+                with contextlib.suppress(OSError):
+                    file.unlink()
+        self.stop()
+        self.last = found.text
+        return found
+
+    def exchange(self, case: Case, profile: str, gradient: bool) -> Outcome:
+        """Ask and read the answer."""
+        self.folder.mkdir(exist_ok=True)  # the program may have removed it
+        asked = protocol.question(case, profile, self.number, self.folder, gradient=gradient)
+        line = (self.program or self.start()).exchange(asked)
+        file = protocol.answer_file(self.folder, self.number)
+        return protocol.outcome(protocol.parsed(line, self.number), case, profile, file)
 
     def fixed(self, name: str) -> dict[str, Any]:
         """Give the choices that the program declared for an operation."""
@@ -98,7 +106,7 @@ def program(
     command: str, profiles: Sequence[str] | None, seconds: float
 ) -> Iterator[tuple[Implementation, ProcessRunner]]:
     """Run a program while it is judged."""
-    with tempfile.TemporaryDirectory(prefix="minimind-kit-") as folder:
+    with tempfile.TemporaryDirectory(prefix="minimind-kit-", ignore_cleanup_errors=True) as folder:
         runner = ProcessRunner(command, Path(folder), seconds)
         try:
             runner.start()

@@ -70,7 +70,7 @@ def parsed(line: str, number: int) -> dict[str, Any]:
     """Read an answer's line."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise NonsenseError(f"answered no JSON: {line.strip()[:120]!r}") from None
     if not isinstance(found, dict) or (number and found.get("id") != number):
         raise NonsenseError(f"answered {line.strip()[:120]!r}, which is no object with id {number}")
@@ -80,8 +80,10 @@ def parsed(line: str, number: int) -> dict[str, Any]:
 def greeting(line: str) -> dict[str, Any]:
     """Read what a program says of itself."""
     found = parsed(line, 0)
-    if not isinstance(found.get("ops"), list):
-        raise NonsenseError(f"answered {line.strip()[:120]!r}, which has no list of ops")
+    for key, kind, lacking in (("ops", list, None), ("profiles", list, []), ("choices", dict, {})):
+        given = found.get(key) if found.get(key) is not None else lacking
+        if not isinstance(given, kind):
+            raise NonsenseError(f"answered {line.strip()[:120]!r}, which has no {kind.__name__} of {key}")
     return found
 
 

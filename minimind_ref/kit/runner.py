@@ -7,9 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from minimind_ref.kit import guard, pulling, trees
+from minimind_ref.kit import guard, pulling, trees, vectors
 from minimind_ref.kit.arrays import Library
-from minimind_ref.kit.binding import Call, CannotExpressError, NoAnswerError, OtherChoiceError, bind
+from minimind_ref.kit.binding import (
+    Call,
+    CannotExpressError,
+    NoAnswerError,
+    OtherChoiceError,
+    bind,
+    unexpected,
+    without,
+)
 from minimind_ref.kit.case import Case
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.operation import Operation
@@ -26,6 +34,7 @@ class LocalRunner:
 
     def __init__(self, implementation: Implementation, seconds: float = SECONDS) -> None:
         self.implementation, self.seconds = implementation, seconds
+        self.unwanted: dict[str, set[str]] = {}  # by operation: keywords that the function behind a wrapper lacks
 
     def has(self, name: str) -> bool:
         """Say whether the operation is there."""
@@ -50,6 +59,12 @@ class LocalRunner:
             return Outcome(problem="profile", text=f"{profile} needs {error.name}")
         before = {n: self.numbers(x) for n, x in trees.leaves(call.arguments)}
         ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
+        if isinstance(ran.error, CannotExpressError | OtherChoiceError):  # it says so itself
+            problem = "cannot" if isinstance(ran.error, CannotExpressError) else "choice"
+            return Outcome(problem=problem, text=str(ran.error), printed=ran.printed)
+        if unwanted := unexpected(ran.error, call):
+            self.unwanted.setdefault(name, set()).add(unwanted)
+            return self.ask(case, profile, gradient=gradient)
         if ran.problem:
             return Outcome(problem=ran.problem, text=ran.text, printed=ran.printed)
         changed = tuple(n for n, x in trees.leaves(call.arguments) if not same(self.numbers(x), before.get(n)))
@@ -74,11 +89,13 @@ class LocalRunner:
         except (CannotExpressError, OtherChoiceError) as error:
             raise NoAnswerError(str(error), choice=isinstance(error, OtherChoiceError)) from None
         ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
+        if isinstance(ran.error, CannotExpressError | OtherChoiceError):
+            raise NoAnswerError(str(ran.error), choice=isinstance(ran.error, OtherChoiceError))
         if isinstance(ran.error, Exception):
             raise ran.error
         if ran.problem:
             raise RuntimeError(ran.text)
-        return plainly(ran.value, library)
+        return plainly(ordered(ran.value, operation), library)
 
     def call(
         self, case: Case, function: Callable[..., Any], inputs: dict[str, Any], profile: str,
@@ -87,7 +104,8 @@ class LocalRunner:
         """Make the arguments of a call, arrays in the library's own kind; `given` ones are taken as they are."""
         made = trees.map_named(lambda n, x: given[n] if n in given else self.argument(case, n, x, profile), inputs)
         fixed = self.implementation.fixed(case.operation.name)
-        return bind(case.operation, function, made | case.parameters, fixed)
+        bound = bind(case.operation, function, made | case.parameters, fixed)
+        return without(case.operation, bound, self.unwanted.get(case.operation.name, ()), fixed)
 
     def argument(self, case: Case, name: str, x: Any, profile: str) -> Any:
         """Make one array; a state that the specification keeps in float32 is so in a narrow profile too."""
@@ -121,6 +139,15 @@ class LocalRunner:
 
             pull = partial(pulling.differentiated, library, case, again, {n: sources[n] for n in names}, along)
         return pulling.added(outcome, guard.run(pull, self.seconds), names, library)
+
+
+def ordered(returned: Any, operation: Operation) -> Any:
+    """Put results that have their names, in a dict or a named tuple, into the order in which a law unpacks them."""
+    names = tuple(dict.fromkeys(name.partition(".")[0] for name in vectors.recorded(operation)[0].outputs))
+    by_name = returned._asdict() if hasattr(returned, "_asdict") else returned
+    if len(names) > 1 and isinstance(by_name, dict) and set(names) <= set(by_name):
+        return tuple(by_name[name] for name in names)
+    return returned
 
 
 def plainly(x: Any, library: Library) -> Any:

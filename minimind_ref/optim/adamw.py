@@ -97,10 +97,15 @@ class AdamW(Optimizer):
         super().add_param_group(param_group | {"params": params})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken, with the moments as wide: torch casts them to param's dtype."""
-        super().load_state_dict(state_dict)
+        """Continue where `state_dict` was taken, with the moments as wide: torch casts them to param's dtype.
+
+        Raises ValueError, and loads nothing, where a key is missing or unknown, or a moment has another shape than
+        its parameter (ADAMW-19).
+        """
         saved = [key for group in state_dict["param_groups"] for key in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
+        _check_state(state_dict, dict(zip(saved, params, strict=False)))
+        super().load_state_dict(state_dict)
         for key, p in zip(saved, params, strict=True):
             for name in ("mean", "square"):
                 if key in state_dict["state"]:
@@ -120,6 +125,26 @@ class AdamW(Optimizer):
                     self.state[p].update(init_moments(p)._asdict())
             (_foreach if self.implementation == "foreach" else _explicit)(params, self.state, _settings(group))
         return value
+
+
+def _check_state(state_dict: dict[str, Any], params: dict[int, Tensor]) -> None:
+    for group in state_dict["param_groups"]:
+        if missing := {"lr", "betas", "eps", "weight_decay"} - group.keys():
+            raise ValueError(f"a group of the state lacks {sorted(missing)[0]!r}: it has {', '.join(sorted(group))}")
+        _settings(group)
+    for key, moments in state_dict["state"].items():
+        if key not in params:
+            raise ValueError(f"the state has moments of parameter {key}; its groups have {len(params)} parameters")
+        if moments.keys() != set(Moments._fields):
+            raise ValueError(
+                f"the moments of parameter {key} are {', '.join(moments)}, not {', '.join(Moments._fields)}"
+            )
+        if type(moments["step"]) is not int or moments["step"] < 0:
+            raise ValueError(f"step of parameter {key} is {moments['step']!r} but must be a count")
+        for name in ("mean", "square"):
+            require_shape(
+                f"{name} of parameter {key}", moments[name], tuple(params[key].shape), "the parameter's shape"
+            )
 
 
 def _settings(group: dict[str, Any]) -> dict[str, float]:

@@ -15,6 +15,17 @@ def _float32(number: float) -> float:
     return float(torch.tensor(number, dtype=torch.float32))
 
 
+def _check(init_scale: float, growth_factor: float, backoff_factor: float, growth_interval: int) -> None:
+    if not 0 < _float32(init_scale) < math.inf:
+        raise ValueError(f"init_scale={init_scale} must be above 0 and finite in float32")
+    if not 1 < growth_factor < math.inf:
+        raise ValueError(f"growth_factor={growth_factor} must be above 1 and finite")
+    if not 0 < backoff_factor < 1:
+        raise ValueError(f"backoff_factor={backoff_factor} must lie between 0 and 1")
+    if growth_interval < 1:
+        raise ValueError(f"growth_interval={growth_interval} must be at least 1")
+
+
 class GradScaler:
     """Multiply the loss so that small gradients survive float16; skip a step whose gradients overflowed.
 
@@ -32,14 +43,7 @@ class GradScaler:
         growth_interval: int = 2000,
         enabled: bool = True,
     ) -> None:
-        if not 0 < _float32(init_scale) < math.inf:
-            raise ValueError(f"init_scale={init_scale} must be above 0 and finite in float32")
-        if not 1 < growth_factor < math.inf:
-            raise ValueError(f"growth_factor={growth_factor} must be above 1 and finite")
-        if not 0 < backoff_factor < 1:
-            raise ValueError(f"backoff_factor={backoff_factor} must lie between 0 and 1")
-        if growth_interval < 1:
-            raise ValueError(f"growth_interval={growth_interval} must be at least 1")
+        _check(init_scale, growth_factor, backoff_factor, growth_interval)
         self._scale, self._good_steps = _float32(init_scale), 0
         self._growth_factor, self._backoff_factor = growth_factor, backoff_factor
         self._growth_interval, self._enabled = growth_interval, enabled
@@ -115,15 +119,17 @@ class GradScaler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Continue exactly where `state_dict` was taken; ValueError where a key or a number cannot be one of its."""
         if not self._enabled:
             return
         if not state:
             raise ValueError("the state of a disabled scaler cannot be loaded into an enabled one")
-        if missing := sorted(set(self.state_dict()) - set(state)):
-            raise ValueError(f"the scaler's state lacks {missing[0]!r}: it has only {', '.join(state)}")
-        if not 0 < _float32(state["scale"]) < math.inf:
-            raise ValueError(f"scale={state['scale']} must be above 0 and finite in float32")
+        if wrong := sorted(self.state_dict().keys() ^ state.keys()):
+            raise ValueError(f"{wrong[0]!r} is {'unknown' if wrong[0] in state else 'missing'} in the scaler's state")
+        settings = (state["growth_factor"], state["backoff_factor"], state["growth_interval"])
+        _check(state["scale"], *settings)
+        if not 0 <= state["_growth_tracker"] < state["growth_interval"]:
+            steps = f"_growth_tracker={state['_growth_tracker']}"
+            raise ValueError(f"{steps} must lie below growth_interval={state['growth_interval']}")
         self._scale, self._good_steps = float(state["scale"]), int(state["_growth_tracker"])
-        self._growth_factor, self._backoff_factor = state["growth_factor"], state["backoff_factor"]
-        self._growth_interval = state["growth_interval"]
+        self._growth_factor, self._backoff_factor, self._growth_interval = settings

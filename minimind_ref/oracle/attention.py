@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from minimind_ref.oracle.bounded import Array, softmax, store
+from minimind_ref.oracle.bounded import Array, softmax, store, store_scaled
 from minimind_ref.oracle.checks import float64, require_equal, require_finite, require_positive, require_rank
 
 
@@ -61,17 +61,17 @@ def attention_vjp(
             weights = _weights(query, keys, factor)
             dweights = store(v[row, seen, kv] @ ct)
             dscores = store(weights * (dweights - np.sum(weights * dweights)))
-            dq[row, i, head] = store(store(dscores @ keys) * factor)
+            dq[row, i, head] = store(store(dscores @ store_scaled(keys)) * factor)
             dk_head[row, seen] += dscores[:, None] * store(query * factor)[None, :]
             dv_head[row, seen] += weights[:, None] * ct[None, :]
-        dk[:, :, kv] += store(dk_head)
+        dk[:, :, kv] += store_scaled(store(dk_head))
         dv[:, :, kv] += store(dv_head)
     return dq, store(dk), store(dv)
 
 
 def _weights(query: Array, keys: Array, scale: float) -> Array:
-    """Softmax of one query's scores; the products and the scaled scores may both be stored."""
-    return store(softmax(store(store(keys @ query) * scale)))
+    """Softmax of one query's scores; queries and keys may be stored scaled, the products and the scaled scores too."""
+    return store(softmax(store(store(store_scaled(keys) @ store_scaled(query)) * scale)))
 
 
 def _rows(q: Array, k: Array, mask: np.ndarray | None, causal: bool) -> Iterator[tuple[int, int, np.ndarray]]:

@@ -87,10 +87,22 @@ def store(y: Any) -> Any:
     """
     if not isinstance(y, Bounded) or y.value.dtype.kind != "f":
         return y
+    return _stored(y, (y.bound == 0) & (y.profile.storage.round(y.value) == y.value))
+
+
+def store_scaled(y: Any) -> Any:
+    """Round to the storage format a factor that may be stored multiplied by a part of the scale, its √ or itself.
+
+    As `store`, but an exact number does not stay exact, since it is another one that is stored.
+    """
+    return _stored(y, np.zeros(y.shape, bool)) if isinstance(y, Bounded) and y.value.dtype.kind == "f" else y
+
+
+def _stored(y: Bounded, kept: np.ndarray) -> Bounded:
+    """Add the rounding to the storage format, except to what is kept."""
     fmt = y.profile.storage
     if fmt == y.profile.accumulation:
         return Bounded(y.value.copy(), y.bound.copy(), y.profile)
-    kept = (y.bound == 0) & (fmt.round(y.value) == y.value)
     with np.errstate(all="ignore"):
         error = np.where(kept, 0.0, fmt.unit * (np.abs(y.value) + y.bound) + fmt.tiny)
         stored, e = rules.settle(fmt, y.value.copy(), rules.OWN * (y.bound + error), certain=kept)

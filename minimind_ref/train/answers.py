@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from minimind_ref.data.packing import IGNORE
 from minimind_ref.data.tokenizer import Tokenizer
+from minimind_ref.errors import RunError
 from minimind_ref.generate.generate import generate
 from minimind_ref.loss.cross_entropy import token_logp
 from minimind_ref.model.transformer import Transformer
@@ -33,20 +34,25 @@ def answer(
     num_samples: int = 1,
     generator: torch.Generator | None = None,
 ) -> list[Answer]:
-    """`num_samples` answers to each prompt, from the whole distribution: what is not filtered is scored as it was."""
-    stops = tokenizer.stop_ids
-    found = generate(
-        model,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        stop_ids=stops,
-        temperature=temperature,
-        num_samples=num_samples,
-        generator=generator,
-    )
+    """`num_samples` answers to each prompt, from the whole distribution: what is not filtered is scored as it was.
+
+    Raises RunError where the network's logits are no distribution.
+    """
+    stops = {*tokenizer.stop_ids, *tokenizer.lacking(model.config.vocab_size)}
+    try:
+        found = generate(
+            model,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            stop_ids=sorted(stops),
+            temperature=temperature,
+            num_samples=num_samples,
+            generator=generator,
+        )
+    except ValueError as error:
+        raise RunError(f"the network cannot answer: {error}") from None
     ended = [ids[-1] in stops for ids in found]
-    texts = [tokenizer.decode(ids[:-1] if end else ids) for ids, end in zip(found, ended, strict=True)]
-    return list(map(Answer, found, ended, texts))
+    return list(map(Answer, found, ended, map(tokenizer.decode, found)))  # an end token is no text
 
 
 def score(

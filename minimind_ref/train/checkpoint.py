@@ -2,8 +2,10 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from minimind_ref.interop.state_dict import load_weights, read_file
 from minimind_ref.train.distributed import gather
 from minimind_ref.train.loop import Progress, Run
 from minimind_ref.train.stage import Stage
+from minimind_ref.train.stage_settings import STAGES
 
 FORMAT = 1
 """Version of the resume file; another one is refused."""
@@ -41,12 +44,13 @@ def weights_name(prefix: str, config: ModelConfig) -> str:
     return f"{prefix}_{config.hidden_size}{'_moe' if config.use_moe else ''}.pth"
 
 
-def prepare_folder(path: Path) -> None:
-    """Make the run folder, or raise UserError where nothing can be written into it."""
+def prepare_folder(path: Path) -> bool:
+    """Make the run folder, and say whether it is new; UserError where nothing can be written into it."""
     try:
+        fresh = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
-            pass
+            return fresh
     except OSError as error:
         raise UserError(f"--out_dir {path}: cannot be written ({error.strerror})") from None
 
@@ -89,27 +93,53 @@ def save_resume(run: Run, path: Path, *, config: ModelConfig, name: str, stage: 
 
 
 def read_resume(path: Path, stage: str) -> dict[str, Any]:
-    """Read a resume file; UserError where there is none, or one of another format or stage."""
+    """Read a resume file; UserError where there is none, or one that is damaged, of another format or stage."""
     if not path.exists():
         raise UserError(f"--resume: {path} is not there; no {stage} run has saved anything in {path.parent}")
     content = read_file(path)
     if content.get("format") != FORMAT:
         raise UserError(f"{path}: format {content.get('format')!r} where this version reads {FORMAT}")
-    if lacking := sorted(CONTENT - content.keys()):
-        raise UserError(f"{path}: not a resume file of this format: {lacking[0]} is missing")
-    if content["stage"] != stage:
-        raise UserError(f"{path}: a {content['stage']} run, not {stage}")
+    with reading_parts(path):
+        _require_keys("", content, CONTENT | {"format"})
+        if content["stage"] != stage:
+            raise UserError(f"{path}: a {content['stage']} run, not {stage}")
+        for part, kind in (("config", ModelConfig), ("settings", STAGES[stage]), ("progress", Progress)):
+            _require_keys(f"{part}: ", content[part], {f.name for f in fields(kind)})
+            kind(**content[part])
+        if (damaged := zipfile.ZipFile(path).testzip()) is not None:  # torch.load checks no sums
+            raise ValueError(f"the checksum of {damaged} is wrong")
     return content
+
+
+@contextmanager
+def reading_parts(path: Path) -> Iterator[None]:
+    """Turn into one line whatever a part that is damaged, or not ours, raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{path}: not a sound resume file of this format: {reason}") from None
+
+
+def _require_keys(what: str, part: Mapping[str, Any], keys: Collection[str]) -> None:
+    if wrong := sorted(set(keys) ^ part.keys()):
+        raise ValueError(f"{what}{wrong[0]} {'is missing' if wrong[0] in keys else 'is unknown'}")
 
 
 def restore(run: Run, stage: Stage, content: Mapping[str, Any], path: Path) -> None:
     """Put a resume file's state into a freshly built run and its stage."""
-    load_weights(run.model, content["model"], path)
-    run.optimizer.load_state_dict(content["optimizer"])
-    run.scaler.load_state_dict(content["scaler"])
-    run.progress = Progress(**content["progress"])
-    stage.load_state_dict(content["stage_state"][run.ranks.rank])
-    generators = content["generators"][run.ranks.rank]
-    torch.set_rng_state(generators["cpu"])
-    if generators["device"] is not None and run.placement.device.type == "cuda":
-        torch.cuda.set_rng_state(generators["device"], run.placement.device)
+    with reading_parts(path):
+        load_weights(run.model, content["model"], path)
+        run.optimizer.load_state_dict(content["optimizer"])
+        run.scaler.load_state_dict(content["scaler"])
+        run.progress = Progress(**content["progress"])
+        stage.load_state_dict(content["stage_state"][run.ranks.rank])
+        generators = content["generators"][run.ranks.rank]
+        torch.set_rng_state(generators["cpu"])
+        if generators["device"] is not None and run.placement.device.type == "cuda":
+            torch.cuda.set_rng_state(generators["device"], run.placement.device)
+        parameters = sum(len(group["params"]) for group in run.optimizer.param_groups)
+        if len(run.optimizer.state) not in (0, parameters):
+            raise ValueError(f"moments of {len(run.optimizer.state)} of {parameters} parameters")

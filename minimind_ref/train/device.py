@@ -73,3 +73,8 @@ def _dtype(device: torch.device, name: str) -> tuple[torch.dtype, str]:
 def _cpu_has_bfloat16() -> bool:
     names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate; its CPU allocator has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

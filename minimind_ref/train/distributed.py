@@ -1,5 +1,6 @@
 """torch.distributed under torchrun: who this process is, and sums over all of them."""
 
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ def process_group(insist: bool, device: torch.device) -> Iterator[Ranks]:
             raise UserError("--ddp needs torchrun: torchrun --nproc_per_node 2 -m minimind_ref.train …")
         yield Ranks()
         return
+    # torch imports this on the way; imported under a live group it keeps the group's threads, which abort some exits
+    importlib.import_module("torch._dynamo")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -56,11 +59,24 @@ def main_first(ranks: Ranks) -> Iterator[None]:
         dist.barrier()
 
 
-def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
-    """The network to call: gradients are averaged over ranks behind the last backward of a window."""
+def share_weights(model: nn.Module, ranks: Ranks) -> None:
+    """Give every rank the first one's weights."""
+    if ranks.world_size > 1:
+        for parameter in model.parameters():
+            dist.broadcast(parameter.detach(), src=0)
+
+
+def sum_gradients(model: nn.Module, ranks: Ranks) -> None:
+    """Replace each gradient by its sum over the ranks; whatever a rank called to get its own plays no part.
+
+    A parameter that is trained has a gradient on every rank, if only of zeros (MOE-9).
+    """
     if ranks.world_size == 1:
-        return model
-    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        return
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    for work in [dist.all_reduce(g, async_op=True) for g in gradients]:
+        if work is not None:
+            work.wait()
 
 
 def total(values: Sequence[float], ranks: Ranks, device: torch.device) -> list[float]:
@@ -78,3 +94,8 @@ def gather(value: object, ranks: Ranks) -> list[object]:
     if ranks.world_size > 1:
         dist.all_gather_object(gathered, value)
     return gathered
+
+
+def is_left_alone(error: RuntimeError) -> bool:
+    """Whether another process has ended before this one; gloo has no exception of its own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -19,7 +19,7 @@ from minimind_ref.train.distributed import Ranks, main_first, total
 from minimind_ref.train.loop import Loss
 from minimind_ref.train.pairs import PairRows, Pairs, score_pairs, score_reference
 from minimind_ref.train.reference import digest, require_no_dropout
-from minimind_ref.train.sft import left_out, require_data, show_answer
+from minimind_ref.train.sft import cut_short, left_out, require_data, show_answer
 from minimind_ref.train.stage import Epochs
 from minimind_ref.train.stage_settings import DPOSettings
 
@@ -80,6 +80,7 @@ class Preference:
             score_reference(model, parts, cache / name, self.epochs.batch_size, placement, settings.reduction)
         self.train_tokens = self.train.rows.tokens
         self.skipped: dict[str, int] = tokens.metadata["skipped"]
+        self.num_cut: int = tokens.metadata["num_cut"]
         self._seen = torch.zeros(len(MEASURES) + 1)
 
     @property
@@ -91,7 +92,8 @@ class Preference:
         """The data and the step arithmetic, for a person."""
         return [
             f"data      {self.settings.data_path}{left_out(self.skipped)}",
-            f"          {len(self.train):,} pairs; held out {len(self.held):,}; scored under the reference",
+            f"          {len(self.train):,} pairs; held out {len(self.held):,}; scored under the reference"
+            + cut_short(self.num_cut, "answers "),
             self.epochs.line(f"pairs of at most {self.settings.max_seq_len} tokens an answer"),
         ]
 

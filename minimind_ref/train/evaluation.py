@@ -37,9 +37,13 @@ class Evaluation(NamedTuple):
         """What a person reads."""
         return [
             f"loss {self.loss:.4f} nats/token, perplexity {self.perplexity:.2f}, {self.bits_per_byte:.3f} bits/byte",
-            f"unigram {self.unigram:.4f} ({self.unigram - self.loss:.2f} more than the model), "
-            f"bigram {self.bigram:.4f} ({self.bigram - self.loss:.2f} more), on the same {self.tokens:,} tokens",
+            f"unigram {self.unigram:.4f} ({_beside(self.unigram, self.loss)} than the model), "
+            f"bigram {self.bigram:.4f} ({_beside(self.bigram, self.loss)}), on the same {self.tokens:,} tokens",
         ]
+
+
+def _beside(baseline: float, loss: float) -> str:
+    return f"{abs(baseline - loss):.2f} {'less' if baseline < loss else 'more'}"
 
 
 def combine(parts: Sequence[Evaluation]) -> Evaluation:
@@ -70,8 +74,11 @@ def token_bytes(tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, held_out: HeldOut, placement: Placement, ranks: Ranks) -> Evaluation:
-    """Sum the losses of the held-out rows over all ranks; the network is in training mode again afterwards."""
+def evaluate(network: nn.Module, held_out: HeldOut, placement: Placement, ranks: Ranks) -> Evaluation | None:
+    """Sum the losses of the held-out rows over all ranks; the network is in training mode again afterwards.
+
+    None where no row has a token to predict.
+    """
     network.eval()
     sums = np.zeros(5)
     options = dict(batch_size=held_out.batch_size, seed=0, epoch=0, shuffle=False)
@@ -80,6 +87,8 @@ def evaluate(network: nn.Module, held_out: HeldOut, placement: Placement, ranks:
         sums += _sums(network, batch, held_out, placement)
     nll, unigram, bigram, num_bytes, tokens = total(sums.tolist(), ranks, placement.device)
     network.train()
+    if tokens == 0:
+        return None
     loss = nll / tokens
     return Evaluation(
         loss=loss,

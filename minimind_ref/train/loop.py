@@ -1,6 +1,5 @@
 """The one optimisation step that every stage shares, and the loop around it."""
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from minimind_ref.optim.cosine_schedule import cosine_schedule
 from minimind_ref.optim.grad_clip import clip_grad_norm_
 from minimind_ref.optim.grad_scaler import GradScaler
 from minimind_ref.train.device import Placement
-from minimind_ref.train.distributed import Ranks, total
+from minimind_ref.train.distributed import Ranks, sum_gradients, total
 from minimind_ref.train.settings import Settings
 
 
@@ -47,6 +46,11 @@ class Progress:
     steps: int = 0
     skipped: int = 0
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name}={value!r} must be a count")
+
 
 class Report(NamedTuple):
     """What one window gave: mean loss per target, load balance, gradient norm before clipping, learning rate."""
@@ -63,8 +67,7 @@ class Report(NamedTuple):
 class Run:
     """What the steps of a run act on."""
 
-    model: Transformer  # the network itself
-    network: nn.Module  # what is called: the same, or its distributed shell
+    model: Transformer
     optimizer: AdamW
     scaler: GradScaler
     settings: Settings
@@ -124,7 +127,6 @@ def learning_rate(run: Run) -> float:
 
 def _accumulate(run: Run, window: list[Any], loss_of: LossFunction) -> tuple[float, float, int]:
     """Backward through every micro-batch; the window's mean loss, load balance and targets, over all ranks."""
-    world = run.ranks.world_size
     device = run.placement.device
     counts = [(batch.num_targets, batch.num_documents) for batch in window]
     sums = total([n for pair in counts for n in pair], run.ranks, device)
@@ -133,24 +135,15 @@ def _accumulate(run: Run, window: list[Any], loss_of: LossFunction) -> tuple[flo
         tokens, accumulation_steps=run.settings.accumulation_steps, form=run.settings.normaliser
     )
     losses: list[Tensor] = []
-    for index, (batch, weight) in enumerate(zip(window, weights, strict=True)):
-        last = index == len(window) - 1
-        with _synchronised(run.network, last):
-            with run.placement.autocast():
-                loss = loss_of(run.network, batch)
-            share = batch.num_documents / max(sum(documents), 1)
-            objective = loss.total * weight + loss.aux * share
-            run.scaler.scale(objective * world).backward()  # the shell averages over ranks; this is a sum
+    for batch, weight in zip(window, weights, strict=True):
+        with run.placement.autocast():
+            loss = loss_of(run.model, batch)
+        share = batch.num_documents / max(sum(documents), 1)
+        run.scaler.scale(loss.total * weight + loss.aux * share).backward()
         losses += [(loss.total * weight).detach(), (loss.aux * share).detach()]
+    sum_gradients(run.model, run.ranks)
     values = total([v.item() for v in losses], run.ranks, device)
     return sum(values[::2]), sum(values[1::2]), sum(tokens)
-
-
-def _synchronised(network: nn.Module, last: bool) -> Any:
-    """Gradients cross ranks in the window's last backward only."""
-    if isinstance(network, nn.parallel.DistributedDataParallel) and not last:
-        return network.no_sync()
-    return contextlib.nullcontext()
 
 
 def fit(
@@ -160,7 +153,7 @@ def fit(
     after_step: Callable[[Report], bool],
 ) -> None:
     """Take windows until they, or the steps, are used up, or `after_step` says that this is enough."""
-    run.network.train()
+    run.model.train()
     for window in windows:
         report = optimisation_step(run, window, loss_of)
         if after_step(report) or run.progress.steps >= run.total_steps:

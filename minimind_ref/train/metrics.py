@@ -1,5 +1,6 @@
 """What a run shows: a progress bar, metrics.jsonl, curves.png, and Weights & Biases where asked."""
 
+import contextlib
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from minimind_ref.errors import UserError
+from minimind_ref.files import write_atomically
 from minimind_ref.progress import progress_bar
 
 
@@ -91,17 +93,26 @@ def import_wandb() -> Any:
 
 
 def keep_until(path: Path, stage: str, step: int) -> None:
-    """Drop what a stage measured after the checkpoint that its continuation starts from; 0: all of it."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    records = [(line, json.loads(line)) for line in lines if line.endswith("}")]
-    kept = [line for line, record in records if record["stage"] != stage or (record["step"] <= step and step)]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    """Drop what a stage measured after the checkpoint that its continuation starts from; 0: all of it.
+
+    What is no measurement goes too, such as the line that a kill cut.
+    """
+    kept = [r for r in _records(path) if r["stage"] != stage or (r["step"] <= step and step)]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_metrics(folder: Path, stage: str) -> list[dict[str, Any]]:
     """A stage's measurements in a run folder."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["stage"] == stage]
+    return [record for record in _records(folder / "metrics.jsonl") if record["stage"] == stage]
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [r for r in found if isinstance(r, dict) and isinstance(r.get("step"), int) and "stage" in r]
 
 
 def draw_curves(folder: Path, stage: str, panels: Sequence[Sequence[str]]) -> Path | None:

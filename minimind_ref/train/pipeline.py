@@ -18,7 +18,7 @@ from minimind_ref.train.run import run_stage
 from minimind_ref.train.run_folder import read_network
 from minimind_ref.train.stage_settings import STEPS, AllSettings, Step
 from minimind_ref.train.task_preferences import preferences
-from minimind_ref.train.task_scores import answers, as_json, exact_match, mean, read_questions
+from minimind_ref.train.task_scores import answers, as_json, exact_match, mean, read_questions, right_probabilities
 
 HABIT = 0.8
 """Share of the answers in the habit's training data that end in a spurious mark."""
@@ -94,8 +94,9 @@ def _exact(
     scores["unmarked"] = exact_match(questions, [text.strip().removesuffix(MARK) for text in greedy])
     for kind in ("greedy", "sampled"):
         print(f"held out  exact match, {kind}: {scores[kind]['all']} %")
+    likely = right_probabilities(model, tokenizer, questions, placement, template=settings.template)
     shown = [[q.prompt, q.answer, text] for q, text in zip(questions, greedy, strict=True)][:TRANSCRIPTS]
-    return {**{kind: as_json(shares) for kind, shares in scores.items()}, "transcripts": shown}
+    return {**{kind: as_json(shares) for kind, shares in scores.items()}, "likely": likely, "transcripts": shown}
 
 
 def _learnt(

@@ -13,6 +13,7 @@ from minimind_ref.data.rows import FirstRows, PackedRows, PaddedRows
 from minimind_ref.data.token_file import TokenFile, split
 from minimind_ref.data.tokenise import tokenise_corpus, tokenise_jsonl
 from minimind_ref.data.tokenizer import Tokenizer
+from minimind_ref.errors import UserError
 from minimind_ref.generate.generate import generate
 from minimind_ref.loss.cross_entropy import cross_entropy
 from minimind_ref.model.transformer import Transformer
@@ -39,6 +40,8 @@ class Pretraining:
         with main_first(ranks):
             tokens = self._tokenise(Path(settings.out_dir) / "cache")
         self.train_tokens, self.held_tokens = split(tokens, settings.held_out)
+        if self.train_tokens.num_tokens == self.train_tokens.num_documents:
+            raise UserError(f"{settings.data_path}: no text has a second token, so that there is nothing to predict")
         self.skipped: dict[str, int] = tokens.metadata["skipped"]
         self.fingerprint: str = tokens.metadata["fingerprint"]
         make = PackedRows if settings.batching == "pack" else PaddedRows
@@ -120,12 +123,13 @@ class Pretraining:
             model,
             [prompt],
             max_new_tokens=min(length, room),
-            stop_ids=[self.tokenizer.end_id],
+            stop_ids=[self.tokenizer.end_id, *self.tokenizer.lacking(self.config.vocab_size)],
             temperature=0.8,
             top_p=0.9,
             generator=generator,
         )[0]
-        return f"{self.tokenizer.decode(prompt)}▸{self.tokenizer.decode(new)}"
+        known = new[:-1] if new and new[-1] not in self.tokenizer.bytes_of else new
+        return f"{self.tokenizer.decode(prompt)}▸{self.tokenizer.decode(known)}"
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing but its data, which the settings name."""

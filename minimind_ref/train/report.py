@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from minimind_ref.files import write_atomically
 from minimind_ref.train.metrics import read_metrics
 from minimind_ref.train.stage_settings import STEPS
-from minimind_ref.train.task_scores import Share
+from minimind_ref.train.task_scores import Share, paired_change
 
 ROWS = 8
 """Rows of a table over time."""
@@ -53,6 +54,12 @@ def _exact(results: Mapping[str, Any]) -> list[str]:
     ):
         rows = [[task, *(str(share(results, step, kind, task)) for step in STEPS)] for task in tasks]
         parts += [what, _table(["task", *STEPS], rows)]
+    chances = [f"{100 * fmean(results[step]['likely']):.2f}" for step in STEPS]
+    parts += [
+        "How probable the right answer is, in the mean over the questions: what sampled answers score on average, "
+        "without the chance of the draw.",
+        _table(["", *STEPS], [["all", *chances]]),
+    ]
     starts = [f"{name} ({step.stage} from {step.start}): {step.purpose}" for name, step in STEPS.items() if step.start]
     return [*parts, "The steps: " + "; ".join([f"pretrain: {STEPS['pretrain'].purpose}", *starts]) + "."]
 
@@ -106,14 +113,17 @@ def _words(results: Mapping[str, Any]) -> list[str]:
 
     tasks = [task for task in results["sft"]["greedy"] if task != "all"]
     learnt = results["sft"]["learnt"]
+    mean, low, high = paired_change(results["sft"]["likely"], results["grpo"]["likely"])
     missed = [task for task in tasks if task not in learnt]
     return [
         f"- Fine-tuning taught {', '.join(learnt) or 'nothing'}" + (f", not {', '.join(missed)}" if missed else "")
         + f". Greedy exact match {change('greedy', 'pretrain', 'sft')}.",
         f"- After preference, implicit accuracy on the learnt tasks is {implicit_accuracy(results)} %, and greedy "
         f"exact match {change('greedy', 'sft', 'dpo')}: right answers became likelier than slips, no task was learnt.",
-        f"- With reinforcement on the plain tasks, greedy exact match {change('greedy', 'sft', 'grpo')}; sampled exact "
-        f"match {change('sampled', 'sft', 'grpo')}. It can only make likelier what is sampled already.",
+        f"- With reinforcement on the plain tasks, greedy exact match {change('greedy', 'sft', 'grpo')}; the right "
+        f"answer's probability, which is the mean sampled reward, changed by {100 * mean:+.2f} points "
+        f"[{100 * low:.2f}, {100 * high:.2f}], paired over the questions. It can only make likelier what is sampled "
+        "already.",
         f"- With reinforcement against the habit, greedy exact match {change('greedy', 'habit', 'unlearn')}. The mark "
         f"forgiven, the network with the habit had {100 * share(results, 'habit', 'unmarked').value:.1f} % right "
         "before: it learnt what is rewarded, not the tasks.",

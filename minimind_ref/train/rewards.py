@@ -86,11 +86,15 @@ class Rewards:
         self, prompts: Sequence[Messages], answers: Sequence[str], references: Sequence[str | None]
     ) -> list[float]:
         """The sum for each answer."""
-        parts = self.parts(prompts, answers, references)
-        return [
-            math.fsum(t.weight * values[i] for t, values in zip(self.terms, parts.values(), strict=True))
-            for i in range(len(answers))
-        ]
+        rows = zip(*self.parts(prompts, answers, references).values(), strict=True)
+        return [self._sum(number, values) for number, values in enumerate(rows)]
+
+    def _sum(self, number: int, values: Sequence[float]) -> float:
+        weighted = [term.weight * value for term, value in zip(self.terms, values, strict=True)]
+        if not math.isfinite(sum(weighted)):
+            each = " + ".join(f"{term.weight:g} · {value:g}" for term, value in zip(self.terms, values, strict=True))
+            raise RunError(f"the rewards of answer {number} add up to no finite number: {each}")
+        return math.fsum(weighted)
 
     def parts(
         self, prompts: Sequence[Messages], answers: Sequence[str], references: Sequence[str | None]
@@ -125,11 +129,18 @@ def _values(
 
 def _number(name: str, number: int, value: Any) -> float:
     value = value.item() if getattr(value, "ndim", None) == 0 else value
-    if not isinstance(value, Real) or not math.isfinite(value):
+    try:
+        found = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:  # an integer, or a fraction, of more than 308 digits
+        found = math.inf
+    if not math.isfinite(found):
         raise RunError(f"reward {name} returned {_short(value)} for answer {number}, not a finite number")
-    return float(value)
+    return found
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no integer of more than 4,300 digits
+        text = f"a number of type {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -72,7 +72,8 @@ class Sampler:
         found = answer(model, self.tokenizer, ids, max_new_tokens=self.max_new_tokens, **options)
         each = [prompt for prompt in prompts for _ in range(num_samples)]
         texts = [one.text for one in found]
-        values = torch.tensor(self.rewards([p.messages for p in each], texts, [p.reference for p in each]))
+        found_rewards = self.rewards([p.messages for p in each], texts, [p.reference for p in each])
+        values = torch.tensor(found_rewards, dtype=torch.float64)  # in float32, 1e9 and 1e9 + 1 are one number
         return Scored([one.ids for one in found], [one.finished for one in found], values.view(-1, num_samples))
 
 
@@ -104,7 +105,7 @@ def roll_out(
     def logp(network: Transformer) -> Tensor:
         return score_fixed(network, ids, mask, labels, placement=placement, temperature=settings.temperature)
 
-    advantages = group_advantages(scored.rewards, scale=settings.scale_rewards).flatten().to(placement.device)
+    advantages = group_advantages(scored.rewards, scale=settings.scale_rewards).float().flatten().to(placement.device)
     divisor = grpo_divisor(labels != IGNORE, normalise=settings.normalise)
     old_logp = logp(policy)
     reference_logp = logp(reference) if settings.beta else old_logp

@@ -11,12 +11,12 @@ import torch
 
 from minimind_ref.config import ModelConfig
 from minimind_ref.data.jsonl import DataError
-from minimind_ref.errors import UserError
+from minimind_ref.errors import RunError, UserError
 from minimind_ref.optim.adamw import AdamW
 from minimind_ref.optim.grad_scaler import GradScaler
 from minimind_ref.train.checkpoint import prepare_folder, restore
-from minimind_ref.train.device import BATCH_SIZE, Placement, place
-from minimind_ref.train.distributed import Ranks, local_rank, process_group, wrap
+from minimind_ref.train.device import BATCH_SIZE, Placement, is_out_of_memory, place
+from minimind_ref.train.distributed import Ranks, is_left_alone, local_rank, process_group, share_weights
 from minimind_ref.train.loop import Run, parameter_groups
 from minimind_ref.train.metrics import import_wandb
 from minimind_ref.train.network import build, check_length, load_tokenizer
@@ -40,13 +40,19 @@ def run_stage(name: str, config: ModelConfig, settings: Settings, resume: Mappin
     settings = replace(settings, batch_size=settings.batch_size or BATCH_SIZE[placement.device.type])
     folder = Path(settings.out_dir)
     with process_group(settings.ddp, placement.device) as ranks:
-        fresh = not folder.exists()
-        prepare_folder(folder)
+        fresh = prepare_folder(folder)
         try:
             session(name, config, settings, placement, ranks, resume).train()
-        except UserError:
+        except (OSError, RuntimeError, UserError) as error:
             if fresh and ranks.main:
                 _remove_if_empty(folder)
+            if isinstance(error, OSError) and error.filename is None:  # of a file that was open already
+                raise OSError(error.errno, error.strerror, str(folder)) from None
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                lower = "a smaller --batch_size, --max_seq_len or network needs less"
+                raise RunError(f"out of memory on {placement.device}: {lower}") from None
+            if isinstance(error, RuntimeError) and is_left_alone(error):
+                raise RunError(f"process {ranks.rank} is left alone: another one has ended") from None
             raise
 
 
@@ -67,6 +73,7 @@ def session(
     """The network, then the stage with its data, then the optimiser: whatever can be refused is refused here."""
     check_length(settings.max_seq_len, config)
     model = build(config, settings).to(placement.device)
+    share_weights(model, ranks)
     module, stage_class = STAGES[name]
     try:
         tokenizer = load_tokenizer(settings, config)
@@ -76,7 +83,6 @@ def session(
     torch.manual_seed(settings.seed + ranks.rank)  # for dropout, which takes no generator
     run = Run(
         model=model,
-        network=wrap(model, ranks),
         optimizer=AdamW(
             parameter_groups(model, settings.decay, settings.weight_decay),
             lr=settings.learning_rate,

@@ -9,9 +9,11 @@ from minimind_ref.config import ModelConfig
 from minimind_ref.errors import UserError
 from minimind_ref.interop.huggingface import load_huggingface
 from minimind_ref.interop.minimind import load_minimind
-from minimind_ref.interop.state_dict import load_weights
+from minimind_ref.interop.state_dict import load_weights, read_state
 from minimind_ref.model.transformer import Transformer
-from minimind_ref.train.checkpoint import read_file
+
+TRAINING_ONLY = {"dropout", "aux_loss_coef", "aux_loss_form", "aux_loss_counts_padding", "initialisation"}
+"""Fields of ModelConfig that do not change what given weights compute: a run may take others than its start had."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def read_weights(source: Path, config: ModelConfig | None = None) -> tuple[Path,
         model, described = read_network(path)
         stored, state = model.config, model.state_dict()
     else:
-        described, state = path, read_file(path)
+        described, state = path, read_state(path)
         record = read_config(path.parent) if _is_run(path.parent) else {}
         stored = record["model"] if record.get("weights") == path.name else None
     if config is not None and stored is not None:
@@ -68,7 +70,7 @@ def read_network(source: Path) -> tuple[Transformer, Path]:
     record = read_config(folder)
     path = folder / record["weights"] if source.is_dir() else source
     model = Transformer(record["model"])
-    load_weights(model, read_file(path), path)
+    load_weights(model, read_state(path), path)
     return model.eval(), path
 
 
@@ -86,5 +88,5 @@ def _is_run(folder: Path) -> bool:
 def _require_same(config: ModelConfig, stored: ModelConfig, source: Path) -> None:
     mine, theirs = config.to_dict(), stored.to_dict()
     for name in mine:
-        if mine[name] != theirs[name] and name not in ("dropout", "aux_loss_coef", "aux_loss_form"):
+        if mine[name] != theirs[name] and name not in TRAINING_ONLY:
             raise UserError(f"{source}: its network has {name}={theirs[name]}, this run's has {mine[name]}")

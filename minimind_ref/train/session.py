@@ -136,7 +136,7 @@ class Session:
         self.metrics.record(self.run.progress.steps, values)
 
     def _evaluate(self) -> list[str]:
-        found = self.stage.evaluate(self.run.network)
+        found = self.stage.evaluate(self.run.model)
         if found is None:
             return []
         step = self.run.progress.steps
@@ -146,7 +146,13 @@ class Session:
         return more
 
     def _save(self) -> None:
-        """The weights first: a kill between the two files costs steps that are repeated, not a stale result."""
+        """The weights first: a kill between the two files costs steps that are repeated, not a stale result.
+
+        RunError where a weight is no number, so that the last sound checkpoint stays.
+        """
+        if not all(p.isfinite().all() for p in self.run.model.parameters()):
+            step = self.run.progress.steps
+            raise RunError(f"a weight is no number after optimiser step {step}; a lower --learning_rate may help")
         if self.run.ranks.main:
             save_weights(self.run.model, self.weights_path)
         save_resume(self.run, self.resume_path, config=self.config, name=self.name, stage=self.stage)

@@ -67,8 +67,15 @@ class Settings:
                 raise UserError(f"--{name} {getattr(self, name)} must lie in [0, 1)")
         if self.grad_clip == 0:
             raise UserError("--grad_clip 0 would clip every gradient to nothing; inf clips none")
-        if self.seed >= 2**63:
-            raise UserError(f"--seed {self.seed} must be below 2**63")
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value >= 2**63:
+                raise UserError(f"--{name} {value} must be below 2**63")
+        for name, step in (
+            ("learning_rate", self.learning_rate / (1 - self.beta1)),
+            ("weight_decay", self.learning_rate * self.weight_decay),
+        ):
+            if step > FLOAT32_MAX:
+                raise UserError(f"--{name} {getattr(self, name)} asks for steps that float32 cannot hold")
         for name in ("data_path", "tokenizer", "out_dir", "init_from", "reward"):
             if getattr(self, name, None) == "":
                 raise UserError(f"--{name} is empty: give {'a reward' if name == 'reward' else 'a path'}")
@@ -76,8 +83,9 @@ class Settings:
             raise UserError(f"--held_out {self.held_out} must be at most 0.5")
 
 
+FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 MINIMUM = {
-    **dict.fromkeys(("max_seq_len", "num_generations"), 2),
+    "max_seq_len": 2,
     **dict.fromkeys(("epochs", "max_steps", "batch_size", "accumulation_steps", "log_interval", "save_interval"), 1),
     **dict.fromkeys(("held_out", "num_workers", "learning_rate", "warmup_iters", "grad_clip", "weight_decay"), 0),
     **dict.fromkeys(("seed", "eval_interval", "eval_tokens", "beta", "label_smoothing", "eval_prompts"), 0),

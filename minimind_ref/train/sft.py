@@ -65,6 +65,7 @@ class FineTuning:
             )
         self.train_tokens, self.held_tokens = split(tokens, settings.held_out)
         self.skipped: dict[str, int] = tokens.metadata["skipped"]
+        self.num_cut: int = tokens.metadata["num_cut"]
         self.fingerprint: str = tokens.metadata["fingerprint"]
         self.rows = self._rows(self.train_tokens)
         self.epochs = Epochs(len(self.rows), settings, ranks)
@@ -83,7 +84,7 @@ class FineTuning:
         return [
             f"data      {self.settings.data_path}{left_out(self.skipped)}",
             f"          {train.num_documents:,} conversations, {train.num_tokens:,} tokens; "
-            f"held out {held.num_documents:,} conversations",
+            f"held out {held.num_documents:,} conversations{cut_short(self.num_cut)}",
             self.epochs.line(f"conversations of at most {self.settings.max_seq_len} tokens"),
         ]
 
@@ -158,3 +159,8 @@ def left_out(skipped: Mapping[str, int]) -> str:
     """How many records were left out, and why, for a person."""
     counts = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
     return f" (left out: {counts})" if counts else ""
+
+
+def cut_short(count: int, what: str = "") -> str:
+    """How many of what is learnt were longer than the window, for a person."""
+    return f"; {count:,} {what}cut at --max_seq_len" if count else ""

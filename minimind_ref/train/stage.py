@@ -100,8 +100,9 @@ class Epochs:
         ranks = f" × {self.ranks.world_size} processes" if self.ranks.world_size > 1 else ""
         epochs = f"{self.micro_steps:,} micro-steps × {s.epochs} epoch{'s' * (s.epochs > 1)}"
         updates = f" × {steps_a_window} updates" * (steps_a_window > 1)
+        steps = self.total_windows * steps_a_window
         return (
             f"steps     {self.samples:,} {samples} / batch {self.batch_size}{ranks} = {epochs}{updates}; "
-            f"{self.total_windows * steps_a_window:,} optimiser steps (accumulation {s.accumulation_steps})"
-            + (f", of which --max_steps takes {s.max_steps:,}" if s.max_steps else "")
+            f"{steps:,} optimiser steps (accumulation {s.accumulation_steps})"
+            + (f", of which --max_steps takes {s.max_steps:,}" if s.max_steps and s.max_steps < steps else "")
         )

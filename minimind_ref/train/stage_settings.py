@@ -63,6 +63,17 @@ class DPOSettings(_ChatSettings):
         "sum", "an answer's log-probability: over its tokens, or their mean (MiniMind2)", options=("sum", "mean")
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta == 0:
+            raise UserError("--beta 0 would make every pair's loss a constant")
+        if self.label_smoothing > 0.5:
+            raise UserError(
+                f"--label_smoothing {self.label_smoothing} must be at most 0.5: beyond it, swap the answers"
+            )
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise UserError(f"--label_smoothing {self.label_smoothing} has a meaning for --loss sigmoid only")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOSettings(_ChatSettings):
@@ -98,6 +109,8 @@ class GRPOSettings(_ChatSettings):
             raise UserError(f"--num_generations {self.num_generations} must be at least 2: a group of one has no mean")
         if self.temperature == 0:
             raise UserError("--temperature 0 would make a group of equal answers")
+        if self.clip_low > 1:
+            raise UserError(f"--clip_low {self.clip_low} must be at most 1: a ratio is never below 0")
 
 
 @dataclass(frozen=True, kw_only=True)

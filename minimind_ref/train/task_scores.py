@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from minimind_ref.data.chat_template import encode_chat
+from minimind_ref.data.packing import IGNORE
 from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.model.transformer import Transformer
 from minimind_ref.train import rewards
-from minimind_ref.train.answers import answer
+from minimind_ref.train.answers import answer, score_fixed
 from minimind_ref.train.device import Placement
 
 ROWS = 128
@@ -86,6 +89,45 @@ def answers(
             found = answer(model, tokenizer, ids, max_new_tokens=max_new_tokens, **options)
         texts += [one.text for one in found]
     return texts
+
+
+def right_probabilities(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    questions: Sequence[TaskQuestion],
+    placement: Placement,
+    *,
+    template: str,
+) -> list[float]:
+    """How probable each question's right answer is, end token included: what its sampled answers score on average.
+
+    (A little less than that: the same text cut into other tokens is not counted.)
+    """
+    found: list[float] = []
+    for start in range(0, len(questions), ROWS):
+        chats = [
+            encode_chat(
+                tokenizer,
+                [{"role": "user", "content": q.prompt}, {"role": "assistant", "content": q.answer}],
+                template=template,
+            )
+            for q in questions[start : start + ROWS]
+        ]
+        ids = pad_sequence([torch.tensor(chat.ids) for chat in chats], batch_first=True)
+        targets = pad_sequence([torch.tensor(chat.supervised) for chat in chats], batch_first=True)
+        present = pad_sequence([torch.ones(len(chat.ids), dtype=torch.long) for chat in chats], batch_first=True)
+        labels = torch.where(targets, ids, IGNORE)[:, 1:]
+        inputs = (tensor.to(placement.device) for tensor in (ids[:, :-1], present[:, :-1], labels))
+        logp = score_fixed(model, *inputs, placement=placement)
+        found += logp.double().sum(-1).exp().tolist()
+    return found
+
+
+def paired_change(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
+    """The mean change over the same questions, and the 95 % interval of a normal distribution."""
+    changes = np.subtract(after, before)
+    half = Z * float(changes.std(ddof=1)) / math.sqrt(len(changes))
+    return float(changes.mean()), float(changes.mean()) - half, float(changes.mean()) + half
 
 
 def exact_match(questions: Sequence[TaskQuestion], texts: Sequence[str]) -> dict[str, Share]:

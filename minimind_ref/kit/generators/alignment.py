@@ -9,10 +9,12 @@ PAIRS = ("DPO-9", "DPO-11", "DPO-12", "DPO-18")
 
 
 def marked(s: Seeds, rows: int, width: int) -> np.ndarray:
-    """Draw answers of unlike lengths behind prompts of unlike lengths."""
+    """Draw answers of unlike lengths behind prompts of unlike lengths; the last one is in two parts."""
     lengths = 1 + draw_integers(s.take(), (rows, 2), 0, width // 2)
     place = np.arange(width)
-    return (place >= lengths[:, :1] - 1) & (place < lengths.sum(axis=1, keepdims=True) - 1)
+    mask = (place >= lengths[:, :1] - 1) & (place < lengths.sum(axis=1, keepdims=True) - 1)
+    mask[-1, :3] = [True, False, True]
+    return mask
 
 
 @generator("sequence_logp", "DPO-1", "DPO-3", "DPO-4", "DPO-18")

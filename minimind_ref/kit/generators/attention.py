@@ -56,3 +56,12 @@ def zero_queries(s: Seeds) -> Drawn:
     given = heads(s, 3, 5, 5, 2, 1, 3)
     given["q"][1] = 0.0
     return Drawn(given, {}, ("out",), {"out": (3, 5, 2, 3)})
+
+
+@generator("attention", *WEIGHTS, "ATTENTION-3", "ATTENTION-5", "ATTENTION-19")
+def left_padded(s: Seeds) -> Drawn:
+    """Rows padded on the left, as in a batch of prompts: their first queries see nothing."""
+    given = heads(s, 3, 5, 5, 4, 2, 3)
+    mask = np.ones((3, 5, 5), bool)
+    mask[1, :, :2] = mask[2, :, :3] = False
+    return Drawn(given | {"mask": mask}, {}, ("out",), {"out": (3, 5, 4, 3)})

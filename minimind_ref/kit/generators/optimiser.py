@@ -58,6 +58,21 @@ def after_the_end(s: Seeds) -> Drawn:
     return Drawn(given, options, ("rate",), profiles=("float64",), scalars=("peak",))
 
 
+@generator("cosine_schedule", "COSINE_SCHEDULE-3", "COSINE_SCHEDULE-5")
+def without_warm_up(s: Seeds) -> Drawn:
+    """The schedule that most trainers have: no warm-up, and a tenth of the peak at the end."""
+    total = 37 + int(draw_integers(s.take(), (), 0, 50))
+    given = {"step": int(draw_integers(s.take(), (), 0, total)), "peak": np.array(0.375)}
+    return Drawn(given, {"total_steps": total}, ("rate",), profiles=("float64",), scalars=("peak",))
+
+
+@generator("cosine_schedule", "COSINE_SCHEDULE-4")
+def after_its_end(s: Seeds) -> Drawn:
+    """The same one, beyond its end."""
+    given = {"step": 30 + int(draw_integers(s.take(), (), 0, 20)), "peak": np.array(0.75)}
+    return Drawn(given, {"total_steps": 29}, ("rate",), profiles=("float64",), scalars=("peak",))
+
+
 @generator("clip_grad_norm", "GRAD_CLIP-1", "GRAD_CLIP-2", "GRAD_CLIP-4")
 def several(s: Seeds) -> Drawn:
     """Three gradients of unlike sizes under one norm."""

@@ -135,3 +135,19 @@ def softmax_gradient_without_mean(q, k, v, *, mask=None, causal=True, scale=None
     dp = np.einsum("bsnh,btnh->bnst", cotangent, np.repeat(v, group, axis=2))
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     return factor * np.einsum("bnst,btnh->bsnh", p * dp, np.repeat(k, group, axis=2)), dk, dv
+
+
+@mutant("attention", "ATTENTION-M15", owner="ATTENTION-6", summary="the score of a hidden key is set to -10000",
+        source="transformers before PR #17306 (ATT-2)")  # fmt: skip
+def set_to_minus_10000(q, k, v, *, mask=None, causal=True, scale=None):
+    seen = visible(q, k, mask, causal)[:, None]
+    weights = softmax(np.where(seen, scores(q, k, scale), -10000.0))
+    return averaged(weights * seen.any(axis=-1, keepdims=True), v)
+
+
+@mutant("attention", "ATTENTION-M16", owner="ATTENTION-14", summary="scores are capped at ±50",
+        source="a clamp against overflow in the exponential's place")  # fmt: skip
+def capped_scores(q, k, v, *, mask=None, causal=True, scale=None):
+    seen = visible(q, k, mask, causal)[:, None]
+    weights = softmax(np.where(seen, np.clip(scores(q, k, scale), -50, 50), -1e30))
+    return averaged(weights * seen.any(axis=-1, keepdims=True), v)

@@ -143,3 +143,12 @@ def encoded_across_edges(tokenizer, messages, **options):
         found = [whole.control_ids[run[0][0]]] if run[0][1] else whole.encode("".join(p for p, _, _ in run))
         ids, mask = ids + found, mask + [run[-1][2]] * len(found)
     return ids, mask
+
+
+@mutant("chat_template.sft_mask", "CHAT_TEMPLATE-M16", owner="CHAT_TEMPLATE-8", summary="spans count UTF-16 units",
+        source="a string's length in JavaScript")  # fmt: skip
+def utf_16_units(messages, **options):
+    text = render_text(messages, **options)
+    return [
+        tuple(len(text[:edge].encode("utf-16-le")) // 2 for edge in s) for s in supervised_spans(messages, **options)
+    ]

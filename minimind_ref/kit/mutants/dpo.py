@@ -115,3 +115,10 @@ def averaged_too_early(policy_chosen, policy_rejected, reference_chosen, referen
     logps = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
     losses = dpo_losses(*logps, **options)
     return np.full_like(losses, np.mean(losses))
+
+
+@mutant("sequence_logp", "DPO-M16", owner="DPO-3", summary="all from the first to the last marked position is added",
+        source="a start and a length in the mask's place (SFT-5)")  # fmt: skip
+def from_first_to_last(logp, mask, *, reduction="sum"):
+    begun, on = np.cumsum(mask, axis=1) > 0, np.cumsum(mask[:, ::-1], axis=1)[:, ::-1] > 0
+    return sequence_logp(logp, begun & on, reduction=reduction)

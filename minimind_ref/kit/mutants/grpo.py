@@ -168,3 +168,11 @@ def clipped_at_the_edge(logp, old_logp, advantages, mask, *, clip_low, clip_high
         source="one measure for all losses (RL-16)")  # fmt: skip
 def form_ignored(logp, old_logp, advantages, mask, *, form="clip", **options):
     return is_clipped(logp, old_logp, advantages, mask, **options)
+
+
+@mutant("grpo_loss", "GRPO-M20", owner="GRPO-13", summary="a negative advantage is bounded above by a ratio of 3",
+        source="verl's clip_ratio_c, the dual clip of arXiv:1912.09729")  # fmt: skip
+def dual_clip(logp, old_logp, reference_logp, advantages, mask, *, form="clip", **options):
+    negative = (np.asarray(advantages) < 0)[:, None] & (form == "clip")
+    near = np.where(negative & (logp - old_logp > np.log(3.0)), logp - np.log(3.0), old_logp)
+    return grpo_loss(logp, near, reference_logp, advantages, mask, form=form, **options)

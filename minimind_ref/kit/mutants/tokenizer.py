@@ -151,3 +151,41 @@ def bytes_in_their_own_order(texts, vocab_size, special_tokens):
     vocab, merges = train(texts, vocab_size, special_tokens)
     order = {name: len(special_tokens) + byte for byte, name in enumerate(byte_alphabet())}
     return {token: order.get(token, i) for token, i in vocab.items()}, merges
+
+
+@mutant("bpe.split", "TOKENIZER-M16", owner="TOKENIZER-2", summary="digits are cut into groups of three",
+        source="GPT-4's pattern in GPT-2's place")  # fmt: skip
+def digits_by_three(text):
+    cut = []
+    for piece in pieces(text):
+        space = piece[: piece.strip().isnumeric() and piece.startswith(" ")]
+        digits = piece[len(space) :]
+        groups = [digits[i : i + 3] for i in range(0, len(digits), 3)] if digits.isnumeric() else [digits]
+        cut += [space + groups[0], *groups[1:]]
+    return cut
+
+
+@mutant("bpe.decode", "TOKENIZER-M17", owner="TOKENIZER-6", summary="a control token ends a character",
+        source="a text cut at its control tokens, each part decoded by itself")  # fmt: skip
+def parts_between_control_tokens(ids, vocab, *, special_tokens=()):
+    parts = [[]]
+    for i in ids:
+        if i in (vocab.get(name) for name in special_tokens):
+            parts.append([])
+        else:
+            parts[-1].append(i)
+    return "".join(decode(part, vocab) for part in parts)
+
+
+@mutant("bpe.train", "TOKENIZER-M18", owner="TOKENIZER-9", summary="texts are not split before pairs are counted",
+        source="a byte-level BPE without its pre-tokeniser")  # fmt: skip
+def trained_on_whole_texts(texts, vocab_size, special_tokens):
+    names = byte_alphabet()
+    vocab = {token: i for i, token in enumerate([*special_tokens, *sorted(names)])}
+    words, merges = [[names[byte] for byte in text.encode("utf-8")] for text in texts], []
+    while len(vocab) < vocab_size and (counts := Counter(pair for word in words for pair in pairwise(word))):
+        best = min(counts, key=lambda pair: (-counts[pair], vocab[pair[0]], vocab[pair[1]]))
+        merges.append(best)
+        vocab.setdefault("".join(best), len(vocab))
+        words = [joined(word, best) for word in words]
+    return vocab, merges
