@@ -432,7 +432,7 @@ def test_cross_entropy_14_every_kind_of_integer_will_do(dtype):
     for options in ({}, {"implementation": "fused"}):
         assert_same(cross_entropy(logits, labels.to(dtype), **options), cross_entropy(logits, labels, **options))
     assert_same(token_logp(logits, labels.to(dtype)), token_logp(logits, labels))
-    with pytest.raises(ValueError, match="labels has dtype torch.bool"):
+    with pytest.raises(ValueError, match=r"labels has dtype torch\.bool"):
         jaxtyping.config.update("jaxtyping_disable", True)
         try:
             token_logp(logits, labels.bool())
