@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from minimind_ref.data import chat_encoding
 from minimind_ref.data.batches import batches
-from minimind_ref.data.chat_template import TEMPLATES
+from minimind_ref.data.chat_template import TEMPLATES, render_text
 from minimind_ref.data.conversations import read_prompts, tokenise_conversations, tokenise_pairs
 from minimind_ref.data.jsonl import DataError
 from minimind_ref.data.packing import IGNORE, pack
@@ -604,3 +604,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path, lines):
     grown, num_documents = map(int, run.stdout.split())
     assert num_documents == lines
     assert grown < 400 * 2**20
+
+
+def test_tools_are_a_system_messages_own():
+    asked = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    offering = [{**asked[0], "tools": [{"name": "f"}]}, asked[1]]
+    assert render_text(offering) == render_text(asked)
+    assert "<tools>" in render_text([{"role": "system", "content": "s", "tools": [{"name": "f"}]}, *asked])

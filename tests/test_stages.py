@@ -11,8 +11,9 @@ from tolerance import Ulps, assert_same, assert_within
 from minimind_ref import PRESETS, ModelConfig
 from minimind_ref.data.chat_template import encode_chat
 from minimind_ref.data.tokenizer import Tokenizer
+from minimind_ref.errors import UserError
 from minimind_ref.train import session as session_module
-from minimind_ref.train.network import load_tokenizer
+from minimind_ref.train.network import build, check_length, check_vocabulary, load_tokenizer
 from minimind_ref.train.recipes import TINY, layer
 from minimind_ref.train.stage_settings import SFTSettings
 
@@ -220,6 +221,43 @@ def test_compat_takes_the_choices_that_a_stage_has():
     assert layer("sft", {"compat": "minimind3"}, initial)[1].template == "minimind3"
     assert layer("grpo", {"compat": "minimind2"}, initial)[1].template == "minimind2"
     assert layer("dpo", {"compat": "minimind2", "reduction": "sum"}, initial)[1].reduction == "sum"
+
+
+def test_every_epoch_reads_all_samples_in_an_order_of_its_own(tmp_path):
+    start, data = write_network(tmp_path / "start"), write_conversations(tmp_path / "data.jsonl", 11)
+    options = dict(init_from=start, data_path=data, out_dir=tmp_path, held_out=0.0, batch_size=1, epochs=3)
+    windows = session("sft", **options, max_seq_len=64).stage.windows(0)
+    rows = [str(batch.input_ids.tolist()) for (batch,) in windows]
+    epochs = [rows[i : i + 11] for i in (0, 11, 22)]
+    assert len(rows) == 33 and len({tuple(sorted(epoch)) for epoch in epochs}) == 1
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_a_new_run_forgets_what_an_earlier_one_in_its_folder_could_have_continued(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert run("sft", tmp_path, "--max_steps", "1", "--out_dir", out) == 0
+    assert (out / "sft_resume.pt").exists()
+
+    def killed(*arguments):
+        raise Killed
+
+    monkeypatch.setattr(session_module, "fit", killed)
+    with pytest.raises(Killed):
+        run("sft", tmp_path, "--max_steps", "2", "--out_dir", out)
+    assert not (out / "sft_resume.pt").exists()
+
+
+def test_window_vocabulary_and_seed_of_the_network_are_the_runs(tmp_path):
+    config, tokenizer = ModelConfig(**SHAPE, max_position_embeddings=40), Tokenizer.load()
+    check_length(40, config)
+    with pytest.raises(UserError, match="--max_seq_len 41 is more than the network's max_position_embeddings=40"):
+        check_length(41, config)
+    check_vocabulary(tokenizer, config.replace(vocab_size=tokenizer.vocab_size))
+    with pytest.raises(UserError, match="more than the network's vocab_size=6399"):
+        check_vocabulary(tokenizer, config.replace(vocab_size=tokenizer.vocab_size - 1))
+    first, again, other = (build(config, SFTSettings(seed=seed)).lm_head.weight for seed in (1, 1, 2))
+    assert_same(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_a_step_of_the_pipeline_may_have_a_recipe_of_its_own():
