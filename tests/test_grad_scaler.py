@@ -1,5 +1,6 @@
 """Properties of dynamic loss scaling; each test names the clause of specs/grad_scaler.md that it checks."""
 
+import gc
 import math
 from itertools import pairwise
 
@@ -408,6 +409,20 @@ def test_grad_scaler_4_found_inf_is_read_from_every_dtype():
         scaler.update()
         assert scaler.get_scale() == 4.0
         assert np.array_equal([float(p[0].detach()) for p in params], np.ones(3))
+
+
+def test_grad_scaler_3_an_optimiser_that_is_forgotten_is_not_taken_for_the_next():
+    """Ids of dead objects are given again."""
+    scaler, weight = GradScaler(8.0), torch.ones(3, requires_grad=True)
+    weight.grad = torch.full((3,), 8.0)
+    ids = set()
+    for _ in range(20):
+        optimizer = AdamW([weight], lr=0.5)
+        ids.add(id(optimizer))
+        scaler.step(optimizer)
+        del optimizer
+        gc.collect(0)
+    assert len(ids) == 20
 
 
 def test_grad_scaler_4_one_overflow_among_two_optimisers_lowers_the_scale():

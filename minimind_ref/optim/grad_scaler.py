@@ -47,8 +47,9 @@ class GradScaler:
         self._scale, self._good_steps = _float32(init_scale), 0
         self._growth_factor, self._backoff_factor = growth_factor, backoff_factor
         self._growth_interval, self._enabled = growth_interval, enabled
-        self._overflow: dict[int, bool] = {}  # by optimiser, from unscale_ to update
-        self._stepped: set[int] = set()
+        # From unscale_ to update; by the optimisers themselves, since another may get a forgotten one's id.
+        self._overflow: dict[Optimizer, bool] = {}
+        self._stepped: set[Optimizer] = set()
 
     def get_scale(self) -> float:
         return self._scale if self._enabled else 1.0
@@ -63,31 +64,31 @@ class GradScaler:
         """Divide the optimiser's gradients by the scale, once per update; remember whether any is not finite."""
         if not self._enabled:
             return
-        if id(optimizer) in self._stepped:
+        if optimizer in self._stepped:
             raise RuntimeError("unscale_() is being called after step()")
-        if id(optimizer) in self._overflow:
+        if optimizer in self._overflow:
             raise RuntimeError("unscale_() has already been called on this optimizer since the last update()")
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if any(grad.dtype == torch.float16 for grad in grads):
             raise ValueError("a gradient is float16: unscaled in place it would underflow; keep float32 parameters")
         for grad in grads:
             grad.mul_(1 / self._scale)
-        self._overflow[id(optimizer)] = not all(bool(grad.isfinite().all()) for grad in grads)
+        self._overflow[optimizer] = not all(bool(grad.isfinite().all()) for grad in grads)
 
     def step(self, optimizer: Optimizer) -> Any:
         """`optimizer.step()` on unscaled gradients, or nothing where they overflowed (GRAD_SCALER-3)."""
         if not self._enabled:
             return optimizer.step()
-        if id(optimizer) in self._stepped:
+        if optimizer in self._stepped:
             raise RuntimeError("step() has already been called since the last update()")
-        if id(optimizer) not in self._overflow:
+        if optimizer not in self._overflow:
             self.unscale_(optimizer)
-        self._stepped.add(id(optimizer))
-        return None if self._overflow[id(optimizer)] else optimizer.step()
+        self._stepped.add(optimizer)
+        return None if self._overflow[optimizer] else optimizer.step()
 
     def found_overflow(self, optimizer: Optimizer) -> bool:
         """Whether the gradients that `unscale_` saw since the last update were not all finite."""
-        return self._overflow.get(id(optimizer), False)
+        return self._overflow.get(optimizer, False)
 
     def update(self) -> None:
         """Adapt the scale to what the steps since the last update saw."""

@@ -18,6 +18,7 @@ import argparse
 import ast
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Judge what the arguments select, and print the survivors without a reason and a table."""
     options = parse(arguments)
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not outlive a fork
     known = Results(options.results)
     chosen = {path: select(path, options) for path in files(options.paths)}
     groups = defaultdict(list)
