@@ -3,13 +3,14 @@
 import math
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from minimind_ref.errors import UserError
-from minimind_ref.kit import Implementation, check, verify
+from minimind_ref.kit import Implementation, check, guard, verify
 from minimind_ref.kit.laws.network import one_factor_for_the_window
 from minimind_ref.kit.ours import torch_faces
 from minimind_ref.kit.process import program
@@ -218,6 +219,15 @@ def test_what_cannot_be_read_is_a_verdict(spoil, said):
 def test_a_wrapper_that_takes_any_keyword_is_asked_what_it_wraps():
     report = check("rms_norm", lambda *given, **options: rms_norm(*given, **options), arrays="torch")
     assert report.passed and "RMS_NORM-15" in statuses(report, "CHOICE"), str(report)
+
+
+def test_waiting_for_a_turn_is_not_computing():
+    def spin():
+        while True:
+            pass
+
+    assert guard.run(lambda: time.sleep(0.6) or "done", 0.2).value == "done"
+    assert [guard.run(call, 0.2).problem for call in (spin, lambda: time.sleep(9))] == ["timeout", "timeout"]
 
 
 def test_numpys_error_state_is_put_back():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from minimind_ref.oracle.bounded import Array, softmax, store, store_scaled
+from minimind_ref.oracle.bounded import Array, of_stored, softmax, store, store_scaled
 from minimind_ref.oracle.checks import float64, require_equal, require_finite, require_positive, require_rank
 
 
@@ -60,7 +60,8 @@ def attention_vjp(
             query, keys, ct = q[row, i, head], k[row, seen, kv], cotangent[row, i, head]
             weights = _weights(query, keys, factor)
             dweights = store(v[row, seen, kv] @ ct)
-            dscores = store(weights * (dweights - np.sum(weights * dweights)))
+            mean = of_stored(np.sum(weights * dweights), ct * (weights @ v[row, seen, kv]))  # or ⟨ō, o⟩, o stored
+            dscores = store(weights * (dweights - mean))
             dq[row, i, head] = store(store(dscores @ store_scaled(keys)) * factor)
             dk_head[row, seen] += dscores[:, None] * store(query * factor)[None, :]
             dv_head[row, seen] += weights[:, None] * ct[None, :]

@@ -98,6 +98,14 @@ def store_scaled(y: Any) -> Any:
     return _stored(y, np.zeros(y.shape, bool)) if isinstance(y, Bounded) and y.value.dtype.kind == "f" else y
 
 
+def of_stored(total: Any, terms: Any) -> Any:
+    """Let a sum be made of stored terms where storage is narrower than arithmetic: e ← e + u_s·Σ|term|."""
+    if not isinstance(total, Bounded) or total.profile.storage == total.profile.accumulation:
+        return total
+    added = rules.OWN * total.profile.storage.unit * np.sum(np.abs(value(terms)) + bound(terms))
+    return Bounded(total.value.copy(), total.bound + added, total.profile)
+
+
 def _stored(y: Bounded, kept: np.ndarray) -> Bounded:
     """Add the rounding to the storage format, except to what is kept."""
     fmt = y.profile.storage
