@@ -29,8 +29,8 @@ def require_finite(name: str, value: float, least: float = -math.inf) -> None:
 
 
 def require_integers(name: str, array: Any) -> None:
-    """Raise ValueError where a tensor of ids or positions holds floating-point numbers."""
-    if array.is_floating_point():
+    """Raise ValueError where a tensor of ids or positions holds floating-point numbers or truth values."""
+    if array.is_floating_point() or str(array.dtype) == "torch.bool":
         raise ValueError(f"{name} has dtype {array.dtype} but must hold integers")
 
 

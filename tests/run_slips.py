@@ -1,7 +1,7 @@
 """`python tests/run_slips.py [COMPONENT or CLAUSE ...]`: does a clause's own test catch the wrong line?
 
 Each slip runs in a forked process, which reads the wrong text in place of the file, and the tests that name the clause.
-Caught is what makes a test fail; an error before any test ran, or five minutes without an answer, is not.
+Caught is what makes a test fail; an error before any test ran, or two minutes of computing without an answer, is not.
 """
 
 import importlib
@@ -17,7 +17,7 @@ import traceability
 from hypothesis import Phase, settings
 from slips import PACKAGE, SLIPS, Slip
 
-PATIENCE = 300  # seconds
+PATIENCE = 120  # seconds of a processor
 NO_VERDICT = 70
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 HEAVY = ("torch", "tokenizers", "transformers", "jaxtyping", "beartype", "hypothesis.strategies")  # loaded once for all
@@ -49,10 +49,10 @@ def put_in_place(slip: Slip) -> None:
 
 
 def run_tests(slip: Slip, tests: Sequence[str]) -> int:
-    """Run tests, with a slip in place, in a process of its own, and give pytest's exit status (-14: out of time)."""
+    """Run tests, with a slip in place, in a process of its own, and give pytest's exit status, or the signal's."""
     child = os.fork()
     if child == 0:
-        signal.alarm(PATIENCE)
+        signal.setitimer(signal.ITIMER_PROF, PATIENCE)
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1), os.dup2(silence, 2)
         try:
@@ -67,7 +67,7 @@ def verdict(slip: Slip) -> str | None:
     """Say why a slip is not caught; None where it is."""
     tests = traceability.tests_by_clause().get(slip.clause, [])
     status = run_tests(slip, [str(traceability.TESTS / test) for test in tests]) if tests else 5
-    return {0: "its tests pass", 1: None, 5: "no test runs", -14: "no answer"}.get(
+    return {0: "its tests pass", 1: None, 5: "no test runs", -signal.SIGPROF: "no answer"}.get(
         status, f"pytest exits with {status}"
     )
 

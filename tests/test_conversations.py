@@ -396,6 +396,8 @@ def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path):
     found = prompts(tmp_path, conversations, max_length=sizes[1], skipped=skipped)
     assert [len(prompt.ids) for prompt in found] == sizes[:2]
     assert skipped == {"there before": 1, "longer than a prompt may be": 2}
+    prompts(tmp_path, conversations, max_length=sizes[1], skipped=skipped)
+    assert skipped == {"there before": 1, "longer than a prompt may be": 4}
     with pytest.raises(DataError, match=r"talk\.jsonl: no usable record \(4 times longer than a prompt may be\)$"):
         prompts(tmp_path, conversations, max_length=sizes[0] - 1)
 

@@ -423,3 +423,18 @@ def test_cross_entropy_14_unknown_options(options, words):
         with pytest.raises(ValueError) as refusal:
             call()
         assert all(word in str(refusal.value) for word in words)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16])
+def test_cross_entropy_14_every_kind_of_integer_will_do(dtype):
+    logits, labels = tensors(fixed())
+    labels = labels.abs() % logits.shape[-1]
+    for options in ({}, {"implementation": "fused"}):
+        assert_same(cross_entropy(logits, labels.to(dtype), **options), cross_entropy(logits, labels, **options))
+    assert_same(token_logp(logits, labels.to(dtype)), token_logp(logits, labels))
+    with pytest.raises(ValueError, match="labels has dtype torch.bool"):
+        jaxtyping.config.update("jaxtyping_disable", True)
+        try:
+            token_logp(logits, labels.bool())
+        finally:
+            jaxtyping.config.update("jaxtyping_disable", False)

@@ -10,8 +10,13 @@ import torch
 
 from minimind_ref.errors import UserError
 from minimind_ref.kit import Implementation, check, verify
+from minimind_ref.kit.laws.network import one_factor_for_the_window
 from minimind_ref.kit.ours import torch_faces
 from minimind_ref.kit.process import program
+from minimind_ref.kit.registry import OPERATIONS
+from minimind_ref.oracle.grad_clip import clip_grad_norm
+from minimind_ref.oracle.objectives import SUPERVISED
+from minimind_ref.oracle.training import window_gradients
 
 MINIMIND2 = "transformer/minimind2"
 
@@ -158,6 +163,20 @@ def test_k3_that_is_clamped():
         return (torch.expm1(gap) - gap).clamp(max=10)
 
     assert "GRPO-8" in statuses(check("kl_k3", clamped, arrays="torch"), "FAIL")
+
+
+def test_clipping_each_micro_batch_is_not_clipping_the_window():
+    def clipped_each(state, window, config, *, max_norm, betas, **options):
+        total = None
+        for batch in window:
+            gradients = window_gradients(state["parameters"], [batch], config, objective=SUPERVISED)[2]
+            clipped, _ = clip_grad_norm(list(gradients.values()), max_norm)
+            total = clipped if total is None else [a + b for a, b in zip(total, clipped, strict=True)]
+        clipped, _ = clip_grad_norm(total, max_norm)
+        return {"means": {name: (1 - betas[0]) * g for name, g in zip(gradients, clipped, strict=True)}}, {}
+
+    assert one_factor_for_the_window(OPERATIONS["training.step"].reference) is None
+    assert "off one factor" in one_factor_for_the_window(clipped_each)
 
 
 # --- what once broke the kit

@@ -9,7 +9,7 @@ from minimind_ref.train.metrics import draw_curves, keep_until, read_metrics
 
 RECORDS = [
     {"stage": stage, "step": step, "loss": loss}
-    for stage, step, loss in (("sft", 1, 3.0), ("dpo", 1, 0.7), ("sft", 2, 2.0), ("dpo", 5, 0.5), ("sft", 3, 1.0))
+    for stage, step, loss in (("sft", 1, 3.0), ("dpo", 0, 0.7), ("sft", 2, 2.0), ("dpo", 5, 0.5), ("sft", 3, 1.0))
 ]
 
 

@@ -1,6 +1,7 @@
 """The table of peers: its findings are reproduced without the kit, its rows say what a run finds, nothing is made up.
 
-All libraries are run by .ci/peers; here the parts that take seconds.  MINIMIND_PATH=DIR[:DIR…] lists checkouts of MiniMind.
+All libraries are run by .ci/peers; here the parts that take seconds.  MINIMIND_PATH=DIR[:DIR…] lists checkouts of
+MiniMind.
 """
 
 import contextlib

@@ -72,10 +72,11 @@ def test_it_trains_every_weight(model):
     assert {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()} == set()
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_acts_in_training_only(tmp_path):
     torch.manual_seed(8)
     leaky = RewardModel(CONFIG.replace(dropout=0.5), TOKENIZER).eval()
-    assert_same(scores(leaky), scores(leaky))
+    leaky.save(tmp_path)
+    assert_same(scores(RewardModel.load(tmp_path)), scores(leaky))
     leaky.train()
     assert (scores(leaky) != scores(leaky)).all()
 

@@ -65,7 +65,15 @@ def test_format_is_one_sound_line(answer, expected):
 
 @pytest.mark.parametrize(
     ("answer", "reference", "expected"),
-    [("abc", "abcdef", 0.5), ("abcdef", "xyz", 0.5), (" ab ", "cd", 1), ("", "abc", 0), ("", "", 1), ("abc", "", 0)]
+    [
+        ("abc", "abcdef", 0.5),
+        ("abcdef", "xyz", 0.5),
+        (" ab ", "cd", 1),
+        ("ab", "cd\n", 1),
+        ("", "abc", 0),
+        ("", "", 1),
+        ("abc", "", 0),
+    ]
     + [("x" * n, None, expected) for n, expected in ((19, 0), (20, 1), (800, 1), (801, 0))],
 )
 def test_length_compares_with_the_reference(answer, reference, expected):
@@ -191,6 +199,7 @@ def test_a_function_that_raises_is_named_with_the_line(tmp_path, monkeypatch, ca
         ("zzz", "--reward zzz: no such reward; built in: exact_match, format, length, repetition; or module:function"),
         ("length=much", "--reward length: the weight 'much' is not a finite number"),
         ("length=nan", "--reward length: the weight 'nan' is not a finite number"),
+        ("length=-inf", "--reward length: the weight '-inf' is not a finite number"),
         ("length=", "--reward length: the weight '' is not a finite number"),
         ("length,format,length=2", "--reward names length twice"),
         (":f", "--reward :f: not of the form module:function"),

@@ -145,11 +145,11 @@ def test_measures_are_means_and_extremes_since_they_were_last_taken():
     measures = PolicyMeasures()
     for rewards in ([[1.0, 1.0], [0.0, 2.0]], [[3.0, 5.0], [4.0, 4.0]]):
         measures.add_rollout(Scored([[1, 2], [3], [4, 5, 6], [7]], [True, False, True, True], torch.tensor(rewards)))
-    for ratios in ([1.0, 4.0, 0.5], [2.0, 0.25], []):
+    for ratios in ([1.0, 4.0, 0.5], [2.0, 0.125], []):
         logp, old = torch.tensor(ratios).log2().mul(math.log(2)), torch.zeros(len(ratios))
         measures.add_update(logp, old, torch.ones(len(ratios)), torch.tensor(ratios) > 1)
     found = measures.take(Ranks())
-    assert found.pop("ratio_min") == torch.tensor(-2 * math.log(2)).exp().item()
+    assert found.pop("ratio_min") == torch.tensor(-3 * math.log(2)).exp().item()
     assert found.pop("ratio_max") == torch.tensor(2 * math.log(2)).exp().item()
     means = {"reward": 2.5, "answer_length": 1.75, "finished": 0.75, "equal_groups": 0.5, "kl": 1.0, "clipped": 0.4}
     assert found == means

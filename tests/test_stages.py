@@ -8,12 +8,12 @@ from chat_runs import CPU, FLAGS, NAMES, SHAPE, run, session, write_conversation
 from runs import train, train_elsewhere
 from tolerance import Ulps, assert_same, assert_within
 
-from minimind_ref import ModelConfig
+from minimind_ref import PRESETS, ModelConfig
 from minimind_ref.data.chat_template import encode_chat
 from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.train import session as session_module
 from minimind_ref.train.network import load_tokenizer
-from minimind_ref.train.recipes import layer
+from minimind_ref.train.recipes import TINY, layer
 from minimind_ref.train.stage_settings import SFTSettings
 
 STAGES = ("sft", "dpo", "grpo")
@@ -220,6 +220,11 @@ def test_compat_takes_the_choices_that_a_stage_has():
     assert layer("sft", {"compat": "minimind3"}, initial)[1].template == "minimind3"
     assert layer("grpo", {"compat": "minimind2"}, initial)[1].template == "minimind2"
     assert layer("dpo", {"compat": "minimind2", "reduction": "sum"}, initial)[1].reduction == "sum"
+
+
+def test_a_step_of_the_pipeline_may_have_a_recipe_of_its_own():
+    found = [layer("sft", {}, PRESETS["tiny"], recipe=name)[1].learning_rate for name in (None, "sft", "habit")]
+    assert found == [TINY[name]["learning_rate"] for name in ("sft", "sft", "habit")] and found[1] != found[2]
 
 
 def test_compat_starts_from_weights_that_were_trained_without_it(tmp_path):

@@ -80,6 +80,9 @@ def test_load_finds_file_and_folder_and_save_keeps_every_byte(tmp_path):
     assert Tokenizer.load(tmp_path).fingerprint != SHIPPED.fingerprint
 
 
+MODEL = json.loads(SHIPPED.source)["model"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -88,6 +91,13 @@ def test_load_finds_file_and_folder_and_save_keeps_every_byte(tmp_path):
         (b"\xff\xfe", "not a usable tokenizer.json: 'utf-8' codec can't decode"),
         (b"[]", "it is JSON but has no model and pre_tokenizer"),
         (b'{"model": {"vocab": {}}}', "it is JSON but has no model and pre_tokenizer"),
+        (changed(pre_tokenizer=5).encode(), "it is JSON but has no model and pre_tokenizer"),
+        (changed(added_tokens=5).encode(), "its added_tokens are no list"),
+        (changed(added_tokens=[None]).encode(), "its added_tokens are no list"),
+        (changed(added_tokens=[{"content": "<x>", "id": "7", "special": True}]).encode(), "its added_tokens are no"),
+        (changed(model={"type": "BPE", "vocab": {"a": "x"}, "merges": []}).encode(), "the entry 'a' has the id 'x'"),
+        (changed(model={**MODEL, "merges": [None]}).encode(), "its model has no vocab and merges"),
+        (changed(model={**MODEL, "continuing_subword_prefix": "##"}).encode(), "continuing_subword_prefix='##' is not"),
         (changed(pre_tokenizer={"type": "Whitespace"}).encode(), "only byte-level BPE is supported"),
         (changed(model={"type": "BPE"}).encode(), "its model has no vocab and merges"),
         (changed(model={"type": "Unigram"}).encode(), "only byte-level BPE is supported"),

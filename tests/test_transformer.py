@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from arrays import draw, draw_integers
 from decimals import composed, slope
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from spec_blocks import floats
 from strategies import cuts, paddings, seeds
@@ -251,6 +251,8 @@ def test_transformer_10_the_original_length_is_2048_unless_given():
 # ---- generator 1: padding ----
 @few
 @given(some_kind, seeds, paddings(B, S))
+@example("minimind2", 29, ("left", [3, 5, 2]))
+@example("minimind-3-moe", 30, ("right", [4, 1, 3]))
 def test_transformer_4_a_padded_row_is_the_row_alone(kind, seed, padding):
     side, sizes = padding
     config = model_config(kind)
@@ -632,14 +634,21 @@ def run_arrays(model, input_ids, cache=None, **inputs):
 
 
 @pytest.mark.parametrize("name", ["input_ids", "position_ids", "segment_ids"])
-def test_transformer_17_numbers_that_are_not_integers_are_refused(name):
-    arguments = {"input_ids": torch.tensor(ids_of()), name: torch.tensor(ids_of()).double()}
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bool])
+def test_transformer_17_numbers_that_are_not_integers_are_refused(name, dtype):
+    arguments = {"input_ids": torch.tensor(ids_of()), name: torch.tensor(ids_of()).to(dtype)}
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
-        with pytest.raises(ValueError, match=f"{name} has dtype torch.float64"):
+        with pytest.raises(ValueError, match=f"{name} has dtype {dtype}"):
             model_of(C, P)(**arguments)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16])
+def test_transformer_17_every_kind_of_integer_will_do(dtype):
+    ids, model = torch.tensor(ids_of()), model_of(C, P)
+    assert_same(model(ids.to(dtype)).logits, model(ids).logits)
 
 
 ORACLE_REFUSED = {

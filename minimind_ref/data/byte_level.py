@@ -13,13 +13,32 @@ def require_byte_level_bpe(settings: Any) -> None:
     try:
         kind = settings["model"].get("type", "BPE")
         steps = settings["pre_tokenizer"] or {}
+        steps = [step["type"] for step in steps.get("pretokenizers", [steps]) if "type" in step]
     except (TypeError, KeyError, AttributeError):
         raise ValueError("it is JSON but has no model and pre_tokenizer") from None
-    steps = [step["type"] for step in steps.get("pretokenizers", [steps]) if "type" in step]
     if kind != "BPE" or "ByteLevel" not in steps:
         raise ValueError(f"only byte-level BPE is supported, this is {kind} after {steps}")
-    if not isinstance(settings["model"].get("vocab"), dict) or not isinstance(settings["model"].get("merges"), list):
+    vocab, merges = settings["model"].get("vocab"), settings["model"].get("merges")
+    if not isinstance(vocab, dict) or not isinstance(merges, list) or not all(map(_is_merge, merges)):
         raise ValueError("its model has no vocab and merges")
+    for token, index in vocab.items():
+        if type(index) is not int or not 0 <= index < 2**31:
+            raise ValueError(f"the entry {token!r} has the id {index!r}")
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if settings["model"].get(name):
+            raise ValueError(f"{name}={settings['model'][name]!r} is not byte-level BPE's")
+    added = settings.get("added_tokens") or []
+    if not isinstance(added, list) or not all(map(_is_added_token, added)):
+        raise ValueError("its added_tokens are no list of contents, ids and whether they are special")
+
+
+def _is_merge(pair: Any) -> bool:
+    return isinstance(pair, str) or (isinstance(pair, list) and all(isinstance(part, str) for part in pair))
+
+
+def _is_added_token(token: Any) -> bool:
+    kinds = {"content": str, "id": int, "special": bool}
+    return isinstance(token, dict) and all(type(token.get(name)) is kind for name, kind in kinds.items())
 
 
 def without_added_tokens(settings: dict[str, Any]) -> tokenizers.Tokenizer:

@@ -14,7 +14,7 @@ def token_logp(logits: Float[Tensor, "*lead v"], labels: Int[Tensor, "*rows"]) -
     """Log-probability of each label in nats: z_y − log Σ exp z, in float32 or wider (CROSS_ENTROPY-1, -12)."""
     _check(logits, labels, labels)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return wide.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return wide.log_softmax(dim=-1).gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
 
 
 def cross_entropy(
@@ -53,7 +53,7 @@ def _fused(
     # torch gives an ignored row of NaN a gradient of 0·NaN
     wide = wide.masked_fill((labels == ignore_index)[..., None], 0)
     nll = F.cross_entropy(
-        wide.reshape(-1, wide.shape[-1]), labels.flatten(), ignore_index=ignore_index, reduction=reduction
+        wide.reshape(-1, wide.shape[-1]), labels.flatten().long(), ignore_index=ignore_index, reduction=reduction
     )
     return nll.view(labels.shape) if reduction == "none" else nll
 

@@ -20,6 +20,8 @@ def rms_norm(
     if cast not in ("before", "after"):
         raise ValueError(f"cast={cast!r} must be 'before' or 'after'")
     require_finite("eps", eps, least=0.0)
+    if x.ndim == 0:
+        raise ValueError("x has 0 axes but needs a last one, the width")
     require_shape("weight", weight, (x.shape[-1],), "the width of x")
     require_positive("width of x", x.shape[-1])
     wide = x.to(torch.promote_types(x.dtype, torch.float32))

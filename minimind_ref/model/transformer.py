@@ -74,7 +74,7 @@ class Transformer(nn.Module):
         mask = make_mask(attention_mask, segment_ids, input_ids.shape[1])
         counts = real_tokens(attention_mask, segment_ids, past)
         sequence_ids = None if segment_ids is None else number_sequences(segment_ids[:, past:])
-        x = F.dropout(self.model.embed_tokens(input_ids), self.config.dropout, training=self.training)
+        x = F.dropout(self.model.embed_tokens(input_ids.long()), self.config.dropout, training=self.training)
         aux_loss, present = x.new_zeros((), dtype=torch.float32), []
         for layer, block in enumerate(self.model.layers):
             x, aux, key_value = block(

@@ -40,3 +40,21 @@ def nothing_supervised(step: Function) -> str | None:
         return f"a window without a target has the loss {loss!r}"
     parts = state["parameters"] if isinstance(state, dict) else state[0]
     return None if all(np.isfinite(p).all() for p in parts.values()) else "a window without a target leaves NaN behind"
+
+
+@law("training.step", "TRAINING-4")
+def one_factor_for_the_window(step: Function) -> str | None:
+    """Clip hard in the first step: the averages are an unclipped step's, shortened to (1 - beta1)·max_norm."""
+    inputs, options = recorded("training.step")
+    free, clipped = (averages(step, inputs, options | {"max_norm": most}) for most in (2.0**20, 2.0**-6))
+    wanted = (1 - options["betas"][0]) * 2.0**-6 / np.linalg.norm(free) * free
+    off = float(np.linalg.norm(clipped - wanted) / np.linalg.norm(wanted))
+    # beyond clipping's 1e-6 and float32's rounding, and far below what clipping each part of the window changes
+    return None if off <= 2.0**-10 else f"the averages of a clipped step are {off:.3g} of their size off one factor"
+
+
+def averages(step: Function, inputs: dict[str, Any], options: dict[str, Any]) -> np.ndarray:
+    """Make a step, and give AdamW's averages of the gradient in one row."""
+    state, _ = step(inputs["state"], inputs["window"], **options)
+    means = state["means"] if isinstance(state, dict) else state[1]
+    return np.concatenate([np.ravel(np.asarray(means[name], np.float64)) for name in inputs["state"]["parameters"]])

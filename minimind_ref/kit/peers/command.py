@@ -16,6 +16,8 @@ from minimind_ref.kit.runner import SECONDS
 
 PATIENCE = 3 * SECONDS  # libraries that compile take their time over each new shape
 
+PAGE = "minimind_ref/kit/PEERS.md"  # where the findings are, seen from the repository's root
+
 
 def add_arguments(command: Any) -> None:
     """Describe the flags."""
@@ -78,7 +80,7 @@ def of_library(name: str, short: bool, reports: list[Report]) -> list[rows.Row]:
     found = judged(peer.implementations)
     reports += found
     if short:
-        return [rows.of(peer.title, found)]
+        return [rows.of(peer.title, found, PAGE)]
     return [rows.of(f"{peer.title}: {each.name.removeprefix(f'{name} ')}", [each]) for each in found]
 
 

@@ -1,23 +1,25 @@
 """What fails in which library, in one plain sentence each: reproduced by hand in PEERS.md, "Findings"."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A cause, where it was reported, and what it breaks: clauses by implementation and operation."""
+    """A cause, what it breaks (clauses by implementation and operation), where it was reported (by implementation)."""
 
     id: str
     sentence: str
     breaks: dict[tuple[str, str], tuple[str, ...]]
-    link: str = ""
+    links: dict[str, str] = field(default_factory=dict)
 
     def explains(self, implementation: str, operation: str, clause: str) -> bool:
         """Say whether this is why the clause fails."""
         return clause in self.breaks.get((implementation, operation), ())
 
-    def __str__(self) -> str:
-        return f"{self.sentence} ([{self.id}](#{self.id.lower()}))" + (f", {self.link}" if self.link else "")
+    def told(self, implementation: str, page: str = "") -> str:
+        """Say it in a sentence, with the section of PEERS.md and the report about this implementation."""
+        link = self.links.get(implementation, "")
+        return f"{self.sentence} ([{self.id}]({page}#{self.id.lower()}))" + (f", {link}" if link else "")
 
 
 def ids(component: str, *numbers: int) -> tuple[str, ...]:
@@ -40,7 +42,10 @@ FINDINGS = (
             ("optax.clip_by_global_norm", "clip_grad_norm"): CLIP,
             ("mlx.optimizers.clip_grad_norm", "clip_grad_norm"): CLIP,
         },
-        issue("pytorch/pytorch", 194033),
+        {
+            "torch.nn.utils.clip_grad_norm_": issue("pytorch/pytorch", 194033),
+            "optax.clip_by_global_norm": "cf. " + issue("AI-Hypercomputer/maxtext", 5143),
+        },
     ),
     Finding(
         "F2", "an ignored row whose logits are infinite or NaN has a gradient of NaN",
@@ -49,12 +54,15 @@ FINDINGS = (
             ("tinygrad", "cross_entropy"): SKIPPED,
             ("MiniMind-3 training functions", "cross_entropy"): SKIPPED,
         },
-        issue("pytorch/pytorch", 11551),
+        {
+            "torch cross_entropy": issue("pytorch/pytorch", 11551),
+            "MiniMind-3 training functions": issue("pytorch/pytorch", 11551),
+        },
     ),
     Finding(
         "F3", "of narrow logits the loss is rounded to their dtype: widen them first",
         {("torch cross_entropy, narrow logits", "cross_entropy"): ids("CROSS_ENTROPY", *range(1, 13), 15)},
-        "cf. " + issue("Modalities/modalities", 464),
+        {"torch cross_entropy, narrow logits": "cf. " + issue("Modalities/modalities", 464)},
     ),
     Finding(
         "F4", "a float16 gradient is 1.19 bounds off: here the bound is at fault, not torch",
@@ -67,7 +75,7 @@ FINDINGS = (
     Finding(
         "F6", "in bfloat16 and float16 the rotary table is rounded to the hidden states' dtype",
         {("transformers Llama", "apply_rope"): ids("ROPE", 7, 8, 9, 12, 13, 18)},
-        "cf. " + issue("huggingface/transformers", 29285),
+        {"transformers Llama": "cf. " + issue("huggingface/transformers", 29285)},
     ),
     Finding(
         "F7", "behind its end the rate rises again",
@@ -81,7 +89,7 @@ FINDINGS = (
     Finding(
         "F8", "the warm-up begins at 0: the first update changes nothing",
         {("transformers get_cosine_with_min_lr_schedule", "cosine_schedule"): ids("COSINE_SCHEDULE", 1, 3, 5, 6)},
-        issue("huggingface/transformers", 34754),
+        {"transformers get_cosine_with_min_lr_schedule": issue("huggingface/transformers", 34754)},
     ),
     Finding(
         "F9", "the bfloat16 gradient of x is the sum of two parts, each already rounded to bfloat16",
@@ -90,7 +98,7 @@ FINDINGS = (
     Finding(
         "F10", "the mask is a factor: an infinite or NaN log-probability under it makes the loss NaN",
         {("trl GRPOTrainer", "grpo_loss"): ids("GRPO", 12, 13, 14, 18, 19, 20, 21, 22)},
-        "cf. " + issue("NVIDIA-NeMo/RL", 4154),
+        {"trl GRPOTrainer": "cf. " + issue("NVIDIA-NeMo/RL", 4154)},
     ),
     Finding(
         "M1", "in float16 its mask of −1e9 is −∞: queries of left padding give NaN",
@@ -99,7 +107,7 @@ FINDINGS = (
     Finding(
         "M2", "nothing supervised is NaN",
         {("MiniMind-3 training functions", "cross_entropy"): ids("CROSS_ENTROPY", 4)},
-        issue("pytorch/pytorch", 70348),
+        {"MiniMind-3 training functions": issue("pytorch/pytorch", 70348)},
     ),
     Finding(
         "M3", "temperature 0 divides by 0",
@@ -115,7 +123,7 @@ FINDINGS = (
     Finding(
         "M5", "behind a cache its causal rule is aligned at the start: a piece of several tokens sees too little",
         {("MiniMind2 layers", "attention"): ids("ATTENTION", 1, 2, 3, 7, 8, 13, 14, 15, 16, 20)},
-        "cf. " + issue("pytorch/pytorch", 108108),
+        {"MiniMind2 layers": "cf. " + issue("pytorch/pytorch", 108108)},
     ),
     Finding(
         "M6", "with a float32 table narrow queries become float32",
@@ -131,6 +139,6 @@ FINDINGS = (
     Finding(
         "M8", "DPO averages an answer's log-probabilities where it must add them, and an empty answer is NaN",
         {("MiniMind2 training functions", "sequence_logp"): ids("DPO", 1, 3, 4)},
-        issue("jingyaogong/minimind", 298),
+        {"MiniMind2 training functions": issue("jingyaogong/minimind", 298)},
     ),
 )  # fmt: skip

@@ -31,8 +31,8 @@ class Row:
         return f"| {self.title} | {count} | {'; '.join(self.choices) or '–'} | {'<br>'.join(self.failures) or '–'} |"
 
 
-def of(title: str, reports: Sequence[Report]) -> Row:
-    """Sum reports up: a clause of an operation counts once, with the worst that any of them says."""
+def of(title: str, reports: Sequence[Report], page: str = "") -> Row:
+    """Sum reports up: a clause of an operation counts once, with the worst that any says; links lead to `page`."""
     worst: dict[tuple[str, str], str] = {}
     for verdict in (verdict for each in reports for verdict in each.verdicts):
         key = (verdict.operation, verdict.clause)
@@ -42,7 +42,7 @@ def of(title: str, reports: Sequence[Report]) -> Row:
     return Row(
         title, statuses.count(report.PASS), len(statuses), statuses.count(report.MISSING),
         tuple(dict.fromkeys(choice for each in reports for choice in choices(each))),
-        tuple(dict.fromkeys(line for each in reports for line in failures(each))),
+        tuple(dict.fromkeys(line for each in reports for line in failures(each, page))),
     )  # fmt: skip
 
 
@@ -62,14 +62,14 @@ def option(detail: str) -> str:
     return taken if "=" in taken else f"{asked.partition('=')[0]}={taken}"
 
 
-def failures(found: Report) -> list[str]:
+def failures(found: Report, page: str = "") -> list[str]:
     """Write a line for each finding, and one for each operation with failures that none explains."""
     against = [v for v in found.verdicts if v.status in (report.FAIL, report.BLOCKED)]
     lines, left = [], list(against)
     for finding in known.FINDINGS:
         told = [v for v in left if finding.explains(found.name, v.operation, v.clause)]
         if told:
-            lines.append(f"`{told[0].operation}` {numbers([v.clause for v in told])}: {finding}")
+            lines.append(f"`{told[0].operation}` {numbers([v.clause for v in told])}: {finding.told(found.name, page)}")
             left = [v for v in left if v not in told]
     rest: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in left:
