@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from inspect import signature
 from itertools import islice
 
 import numpy as np
@@ -140,10 +139,20 @@ def test_sampled_frequencies_are_the_softmax_of_the_scaled_logits():
 
 @pytest.mark.parametrize("function", [generate, stream])
 def test_settings_that_are_not_given_leave_the_probabilities_alone(function):
-    neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-    given_ = {name: p.default for name, p in signature(function).parameters.items()}
-    assert {name: given_[name] for name in neutral} == neutral
-    assert (given_["num_samples"], given_["stop_ids"], given_["generator"]) == (1, (), None)
+    """Of so many tokens, one part in a thousand of any setting changes some."""
+    model, neutral = Scripted(lambda index, length: [7.0, 6.0, 3.0, -0.5, *[-30.0] * (V - 4)]), {
+        "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0
+    }  # fmt: skip
+
+    def drawn(**settings):
+        generator = torch.Generator().manual_seed(3)
+        return list(function(model, [[0]], max_new_tokens=1, num_samples=20_000, generator=generator, **settings))
+
+    expected = drawn(**neutral)
+    assert drawn() == expected
+    changes = {"temperature": 1.001, "top_k": 1, "top_p": 0.999, "min_p": 0.001, "repetition_penalty": 1.001}
+    for name, other in changes.items():
+        assert drawn(**{**neutral, name: other}) != expected, name
 
 
 # ---- stops and lengths ----

@@ -155,7 +155,7 @@ def test_every_explained_survivor_is_an_edit_that_can_be_made():
 
 def test_every_file_of_the_components_has_tests_that_own_it():
     for folder in ("loss", "optim", "model", "generate", "oracle", "data", "train"):
-        paths = [p for p in (ROOT / "minimind_ref" / folder).glob("*.py") if p.stem != "__init__"]
+        paths = [p for p in (ROOT / "minimind_ref" / folder).rglob("*.py") if p.stem != "__init__"]
         assert {str(p.relative_to(ROOT)) for p in paths} == set(files([f"minimind_ref/{folder}"]))
     assert owners("minimind_ref/loss/tokens.py") == ("tests/test_dpo.py", "tests/test_grpo.py")
     assert all((ROOT / test).exists() for path in files(["minimind_ref"]) for test in owners(path))

@@ -26,6 +26,7 @@ OWNERS = {
     "data/packing_checks": ["packing", "batches", "conversations"],
     "data/rows": ["batches"],
     "data/source": ["token_file", "conversations"],
+    "data/tasks/*": ["tasks"],
     "data/token_*": ["token_file"],
     "data/tokenise": ["token_file"],
     "data/tokenizer": ["tokenizer", "tokenizer_files"],
