@@ -31,6 +31,8 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
 
 def _refusal(error: BaseException | None) -> OSError | None:
     """The system's error behind another: torch.save turns a full disk into a RuntimeError about positions."""
-    while error is not None and not isinstance(error, OSError):
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error
         error = error.__context__
-    return error
+    return None
