@@ -15,6 +15,7 @@ from tolerance import agree, agree_vjp, assert_same
 
 from minimind_ref.loss.dpo import dpo_loss, dpo_losses, implicit_reward, sequence_logp
 from minimind_ref.oracle import dpo as oracle
+from minimind_ref.oracle.bounded import bound
 
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
 NAMES = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
@@ -253,6 +254,8 @@ def test_dpo_10_equal_policy_and_reference_give_log_2(profile, beta):
         known = {"sigmoid": math.log(2), "hinge": 1.0, "ipo": 1 / (4 * beta**2)}[options["form"]]
         assert_law(dpo_losses(*inputs, beta=beta, **options), bounds, np.full(31, known))
     assert_same(oracle.dpo_losses(**values, beta=beta), np.full(31, math.log(2)))
+    of_size, of_zeros = exact(*values.values(), profile=profile), exact(*[np.zeros(31)] * 4, profile=profile)
+    assert_same(*(bound(oracle.dpo_losses(*x, beta=beta)) for x in (of_size, of_zeros)))  # the margin is known exactly
     chosen_slope, rejected_slope = gradients(dpo_losses, inputs, beta=beta)[:2]
     assert_same(chosen_slope, torch.full_like(chosen, -beta / 2))
     assert_same(rejected_slope, torch.full_like(chosen, beta / 2))
@@ -444,6 +447,7 @@ def test_dpo_19_no_pair_and_unequal_rewards_are_refused():
         refused([lambda f=f, c=convert: f(*[c(none)] * 4, beta=0.1) for f in (mean, each)], ("policy_chosen", "0"))
         refused([lambda r=reward, c=convert: r(c(none), c(none), beta=0.1)], ("policy", "0"))
         refused([lambda r=reward, c=convert: r(c(some), c(np.ones(2)), beta=0.1)], ("reference", "(3,)", "(2,)"))
+    refused([lambda: oracle.dpo_loss_vjp(*[none] * 4, beta=0.1, cotangent=np.array(1.0))], ("policy_chosen", "0"))
     policy, reference = torch.ones(3), torch.ones(2)
     refused([lambda: implicit_reward(policy, reference, beta=0.1)], ("reference has shape (2,)",))
 

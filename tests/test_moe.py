@@ -581,6 +581,12 @@ ORACLE_REFUSED = {
     "scores' cotangent": ("route_vjp", {**GOOD, "cotangent": (np.ones((T, 4)), np.ones((T, 2)))}, "scores' cotangent"),
     "weights' cotangent": ("route_vjp", {**GOOD, "cotangent": (np.ones((T, E)), np.ones((T, 1)))}, "weights' cotan"),
     "output's cotangent": ("moe_vjp", {**MIXED, "cotangent": (np.ones((T, 4)), np.array(1.0))}, "output's cotangent"),
+    "rank of index": ("aux_loss", {**LOSS, "index": np.zeros(T, int)}, "index has 1 axes"),
+    "scores of no token": (
+        "aux_loss",
+        {**LOSS, "scores": np.ones((0, E)), "index": np.zeros((0, 2), int)},
+        "number of tokens in scores is 0",
+    ),
     "rank of a stack": ("moe", {**MIXED, "experts": (np.ones((F, D)), *stack(1, E)[1:])}, "experts has 2 axes"),
 }
 
