@@ -35,6 +35,7 @@ torch.set_num_threads(1)  # threads cost more than they give here, and rounding 
 def pytest_cmdline_main(config):
     """Plain `pytest` uses up to eight cores where pytest-xdist is installed; named files run in this process."""
     whole = config.args_source == config.ArgsSource.TESTPATHS and not config.getoption("minimind_impl", None)
+    whole = whole and not hasattr(config, "workerinput")  # a worker comes by here too, and must not start its own
     if whole and not config.option.usepdb and getattr(config.option, "numprocesses", 0) is None:
         config.option.numprocesses, config.option.maxprocesses = "auto", 8
 
