@@ -20,6 +20,8 @@ from minimind_ref.kit.properties import PROPERTIES, law, not_refused
 FOLDER = Folder()
 ALL = load_mutants()
 COMPONENTS = sorted({m.component for m in ALL.values()})
+# The laws of whole networks are asked in the kit's form, where a state is a dict: tests/test_kit.py does.
+LAWS = {clause: law for clause, law in PROPERTIES.items() if law.op not in ("transformer", "training.step")}
 ORACLE = {"split": "pieces"}  # golden operation -> the oracle's function
 
 
@@ -45,7 +47,7 @@ def complaints(m):
     """What the cases that name the owner say of a mutant, then what the owner's property says."""
     owned = [case["id"] for case in document(m.component)[0] if m.owner in case["clauses"]]
     said = [rejections(m.component)[i][m.id] for i in owned if m.id in rejections(m.component)[i]]
-    law = PROPERTIES.get(m.owner)
+    law = LAWS.get(m.owner)
     found = law.check(m.function) if law and law.op == m.op else None
     return [*said, found] if found else said
 
@@ -56,7 +58,7 @@ def test_a_mutant_is_rejected_by_its_owner(m):
     said = complaints(m)
     assert said, f"{m} is accepted by all that names {m.owner}"
     case = re.match(r"(\w+/\w+) in float(64|32|16): .+ expected", said[0])
-    assert case or said == [PROPERTIES[m.owner].check(m.function)]
+    assert case or said == [LAWS[m.owner].check(m.function)]
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -105,9 +107,9 @@ def test_the_right_implementation_is_accepted(component):
     assert seen[True]
 
 
-@pytest.mark.parametrize("clause", PROPERTIES)
+@pytest.mark.parametrize("clause", LAWS)
 def test_a_property_accepts_the_right_implementation_and_rejects_a_mutant(clause):
-    op, named, check = PROPERTIES[clause]
+    op, named, check = LAWS[clause]
     component = clause.rpartition("-")[0].lower()
     assert named == clause and clause in {c.id for c in clauses(component)}
     own = [m for m in ALL.values() if m.owner == clause and m.op == op]
