@@ -143,5 +143,6 @@ def test_a_table_is_written_between_its_markers_and_compared(tmp_path):
 def test_the_command_refuses_what_it_does_not_know():
     with pytest.raises(UserError, match="'keras' is none of torch"):
         main(["peers", "--only", "keras"])
+    pytest.importorskip("transformers", reason="MiniMind's own code needs it")
     with pytest.raises(UserError, match="is no checkout of MiniMind"):
         main(["peers", "--minimind", "."])
