@@ -29,7 +29,8 @@ settings.register_profile(
     "deep", deadline=None, max_examples=1000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; inherited
+# A shell's background ignores interrupts, and what the tests start and then interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # threads cost more than they give here, and rounding must not depend on their number
 
