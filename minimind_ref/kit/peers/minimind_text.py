@@ -1,16 +1,17 @@
 """MiniMind's conversations: its tokenizer's chat template, and what its SFTDataset supervises."""
 
+import importlib
 from collections.abc import Callable
-from functools import cache
+from functools import cached_property
 from typing import Any
 
-import transformers
 from tokenizers import Tokenizer
 
 from minimind_ref.golden.texts import written
 from minimind_ref.kit.peers.minimind_checkout import Checkout
 from minimind_ref.kit.peers.offer import offered
 
+transformers: Any = importlib.import_module("transformers")  # a checker without it would take the file beside this one
 THINKING = {2: "enable_thinking", 3: "open_thinking"}
 
 
@@ -25,7 +26,7 @@ class Text:
         """Name the functions."""
         return {"chat_template.render": self.render, "sft_mask": self.sft_mask}
 
-    @cache  # noqa: B019
+    @cached_property
     def tokenizer(self) -> Any:
         """Load its own tokenizer."""
         return transformers.AutoTokenizer.from_pretrained(str(self.checkout.path / "model"))
@@ -36,7 +37,7 @@ class Text:
     ) -> str:  # fmt: skip
         """apply_chat_template."""
         more = {} if thinking is None else {THINKING[self.generation]: thinking}
-        return self.tokenizer().apply_chat_template(
+        return self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=add_generation_prompt, tools=tools, **more
         )
 
@@ -47,7 +48,7 @@ class Text:
         source = written(dict(tokenizer.vocab), [tuple(pair) for pair in tokenizer.merges], list(control))
         own = transformers.PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer.from_str(source), bos_token="<|im_start|>", eos_token="<|im_end|>",
-            pad_token="<|endoftext|>", chat_template=self.tokenizer().chat_template,
+            pad_token="<|endoftext|>", chat_template=self.tokenizer.chat_template,
         )  # fmt: skip
         data = object.__new__(self.data.SFTDataset)
         data.tokenizer, data.max_length = own, 10**6
