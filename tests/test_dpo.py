@@ -317,8 +317,8 @@ def test_dpo_15_losses_fall_and_are_convex(options):
 
 
 def test_dpo_6_the_kink_of_the_hinge():
-    margin = [3.9375, 4.0, 4.0625]
-    assert dpo_losses(*of_margin(margin), beta=0.25, form="hinge").tolist() == [0.015625, 0.0, 0.0]
+    margin = [4 - 2**-12, 4.0, 4 + 2**-12]
+    assert dpo_losses(*of_margin(margin), beta=0.25, form="hinge").tolist() == [2**-14, 0.0, 0.0]
     assert gradients(dpo_losses, of_margin(margin), beta=0.25, form="hinge")[0].tolist() == [-0.25, 0.0, 0.0]
     values = [x.numpy() for x in of_margin(margin)]
     assert oracle.dpo_losses_vjp(*values, beta=0.25, form="hinge", cotangent=np.ones(3))[0].tolist() == [-0.25, 0, 0]

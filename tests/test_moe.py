@@ -536,6 +536,7 @@ def test_moe_23_a_module_counts_padding_only_on_request():
 GOOD = {"x": np.ones((T, D)), "w_router": np.ones((E, D)), "num_chosen": 2, "normalise": True}
 LOSS = {"scores": np.ones((T, E)), "index": np.zeros((T, 2), int), "form": "batch", "coef": 1.0}
 MIXED = {**GOOD, "experts": stack(1, E), "form": "batch", "coef": 1.0}
+PARTLY = np.concatenate([np.zeros((T - 1, 2), int), np.full((1, 2), E)])
 REFUSED = {
     "rank of x": ("route", {**GOOD, "x": np.ones((2, T, D))}, "x has 3 axes"),
     "rank of w_router": ("route", {**GOOD, "w_router": np.ones(D)}, "w_router has 1 axes"),
@@ -548,7 +549,13 @@ REFUSED = {
     "length of counts": ("aux_loss", {**LOSS, "counts": np.ones(6, int)}, "counts.*6.*7"),
     "length of sequence_ids": ("aux_loss", {**LOSS, "sequence_ids": np.ones(8, int)}, "sequence_ids.*8.*7"),
     "an expert that is not there": ("aux_loss", {**LOSS, "index": np.full((T, 2), E)}, "5.*5"),
+    "one expert that is not there": ("aux_loss", {**LOSS, "index": PARTLY}, "index (reaches from 0 to 5|holds 5).*5"),
     "an expert below 0": ("aux_loss", {**LOSS, "index": np.full((T, 2), -1)}, "-1.*5"),
+    "no token of scores": (
+        "aux_loss",
+        {**LOSS, "scores": np.ones((0, E)), "index": np.zeros((0, 2), int)},
+        "number of tokens in scores is 0",
+    ),
     "coefficient": ("aux_loss", {**LOSS, "coef": -0.1}, "coef=-0.1.* 0"),
     "no coefficient": ("aux_loss", {**LOSS, "coef": math.nan}, "coef=nan.* 0"),
     "length of index": ("aux_loss", {**LOSS, "index": np.zeros((6, 2), int)}, "index.*6.*7"),
@@ -581,12 +588,16 @@ ORACLE_REFUSED = {
     "scores' cotangent": ("route_vjp", {**GOOD, "cotangent": (np.ones((T, 4)), np.ones((T, 2)))}, "scores' cotangent"),
     "weights' cotangent": ("route_vjp", {**GOOD, "cotangent": (np.ones((T, E)), np.ones((T, 1)))}, "weights' cotan"),
     "output's cotangent": ("moe_vjp", {**MIXED, "cotangent": (np.ones((T, 4)), np.array(1.0))}, "output's cotangent"),
-    "rank of index": ("aux_loss", {**LOSS, "index": np.zeros(T, int)}, "index has 1 axes"),
-    "scores of no token": (
-        "aux_loss",
-        {**LOSS, "scores": np.ones((0, E)), "index": np.zeros((0, 2), int)},
-        "number of tokens in scores is 0",
+    "rank of scores": ("aux_loss", {**LOSS, "scores": np.ones((T, E, 1))}, "scores has 3 axes"),
+    "rank of x beside experts": ("moe", {**MIXED, "x": np.ones((2, T, D))}, "x has 3 axes"),
+    "no expert": ("route", {**GOOD, "w_router": np.ones((0, D))}, "number of experts in w_router is 0"),
+    "another number of experts": ("moe", {**MIXED, "experts": stack(1, E - 1)}, "number of experts is 4 .*is 5"),
+    "coefficient of the gradient": (
+        "aux_loss_vjp",
+        {**LOSS, "coef": -0.0005, "cotangent": np.array(1.0)},
+        "coef=-0.0005.* 0",
     ),
+    "rank of index": ("aux_loss", {**LOSS, "index": np.zeros(T, int)}, "index has 1 axes"),
     "rank of a stack": ("moe", {**MIXED, "experts": (np.ones((F, D)), *stack(1, E)[1:])}, "experts has 2 axes"),
 }
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from minimind_ref.checks import require_finite, require_range, require_rank, require_shape
+from minimind_ref.checks import require_finite, require_positive, require_range, require_rank, require_shape
 from minimind_ref.config import CHOICES, ModelConfig
 from minimind_ref.model.swiglu import SwiGLU, swiglu
 
@@ -65,6 +65,7 @@ def aux_loss(
     require_rank("index", index, 2)
     require_finite("coef", coef, least=0.0)
     tokens, num_experts = scores.shape
+    require_positive("number of tokens in scores", tokens)
     require_shape("index", index, (tokens, index.shape[-1]), "the tokens of scores")
     require_range("index", index, num_experts, "experts of scores")
     for name, vector in (("counts", counts), ("sequence_ids", sequence_ids)):
