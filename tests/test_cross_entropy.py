@@ -252,6 +252,20 @@ def test_cross_entropy_9_the_mean_of_means_is_another_number(form):
     assert abs(sum(means) / 2 - cross_entropy(logits, labels, implementation=form).item()) > 0.05
 
 
+@pytest.mark.parametrize("cached", [1, 7, 12, 1000])
+def test_cross_entropy_9_a_cpu_takes_few_rows_at_a_time(monkeypatch, cached):
+    logits, labels = tensors(fixed(), torch.bfloat16)
+    whole = logits.clone().requires_grad_()
+    parts = logits.clone().requires_grad_()
+    expected = cross_entropy(whole, labels, reduction="none", implementation="fused")
+    monkeypatch.setattr("minimind_ref.loss.cross_entropy._CACHED", cached)
+    found = cross_entropy(parts, labels, reduction="none", implementation="fused")
+    found.sum().backward()
+    expected.sum().backward()
+    assert torch.equal(found, expected)
+    assert torch.equal(parts.grad, whole.grad)
+
+
 @given(case=cases(), form=forms, seed=strategies.seeds)
 def test_cross_entropy_10_order_of_the_vocabulary(case, form, seed):
     order = np.random.default_rng(seed).permutation(case["logits"].shape[-1])

@@ -8,6 +8,8 @@ from torch import Tensor
 from minimind_ref.checks import require_integers, require_positive, require_range, require_shape
 
 IGNORE_INDEX = -100
+_CACHED = 2**19
+"""Logits, 2 MB in float32, whose temporaries a CPU's cache holds."""
 
 
 def token_logp(logits: Float[Tensor, "*lead v"], labels: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
@@ -37,8 +39,10 @@ def cross_entropy(
     supervised = labels != ignore_index
     _check(logits, labels, labels[supervised])
     if implementation == "fused":
-        total = _fused(logits, labels, ignore_index, "none" if reduction == "none" else "sum")
-        return total / supervised.sum().clamp(min=1) if reduction == "mean" else total
+        nll = _fused(logits, labels, ignore_index)
+        if reduction == "none":
+            return nll
+        return nll.sum() / supervised.sum().clamp(min=1) if reduction == "mean" else nll.sum()
     nll = -token_logp(logits[supervised], labels[supervised])
     if reduction == "none":
         return nll.new_zeros(labels.shape).masked_scatter(supervised, nll)
@@ -46,16 +50,17 @@ def cross_entropy(
     return total / max(nll.numel(), 1) if reduction == "mean" else total
 
 
-def _fused(
-    logits: Float[Tensor, "*lead v"], labels: Int[Tensor, "*rows"], ignore_index: int, reduction: str
-) -> Float[Tensor, "*out"]:
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    # torch gives an ignored row of NaN a gradient of 0·NaN
-    wide = wide.masked_fill((labels == ignore_index)[..., None], 0)
-    nll = F.cross_entropy(
-        wide.reshape(-1, wide.shape[-1]), labels.flatten().long(), ignore_index=ignore_index, reduction=reduction
-    )
-    return nll.view(labels.shape) if reduction == "none" else nll
+def _fused(logits: Float[Tensor, "*lead v"], labels: Int[Tensor, "*rows"], ignore_index: int) -> Float[Tensor, "*rows"]:
+    """Row by row by torch's own kernel; a CPU takes no more rows at a time than its cache holds."""
+    v, ids = logits.shape[-1], labels.flatten().long()
+    size = max(1, _CACHED // v if logits.device.type == "cpu" else len(ids))
+    parts = []
+    for rows, targets in zip(logits.reshape(-1, v).split(size), ids.split(size), strict=True):
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        # torch gives an ignored row of NaN a gradient of 0·NaN
+        wide = wide.masked_fill((targets == ignore_index)[:, None], 0)
+        parts.append(F.cross_entropy(wide, targets, ignore_index=ignore_index, reduction="none"))
+    return torch.cat(parts).view(labels.shape)
 
 
 def _check(logits: Tensor, labels: Tensor, ids: Tensor) -> None:
