@@ -255,6 +255,14 @@ def torch_wide_rms_norm(x, weight, *, eps, cast="after"):
     return (rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + eps) * wide(weight)).to(x.dtype)
 
 
+@honest("swiglu", "swiglu", "the sigmoid by a hyperbolic tangent")
+def swiglu_by_tanh(x, w_gate, w_up, w_down):
+    """½ + ½·tanh(gate/2), in float32 or wider."""
+    gate = wide(F.linear(x, w_gate))
+    silu = (gate * (0.5 + 0.5 * torch.tanh(0.5 * gate))).to(x.dtype)
+    return F.linear(silu * F.linear(x, w_up), w_down)
+
+
 @honest("grad_scaler", "update", "torch.amp.GradScaler", profiles=("float64",))
 def torch_update(state, found_inf, **options):
     claimed(state.scale >= 2.0**-125)  # its scale goes on to fall: GRAD_SCALER-6

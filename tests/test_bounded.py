@@ -21,6 +21,7 @@ from minimind_ref.oracle.bounded import (
     decide_top,
     log_sigmoid,
     logsumexp,
+    open_share,
     sigmoid,
     softmax,
     softplus,
@@ -90,7 +91,7 @@ def test_forms_of_softmax(profile, x):
 
 
 @every_profile
-@given(q=arrays((7, 5)), k=arrays((11, 5)), v=arrays((11, 3)))
+@given(q=arrays((7, 5), high=3), k=arrays((11, 5), high=3), v=arrays((11, 3)))  # scores that a float32 still knows
 def test_forms_of_attention(profile, q, k, v):
     def attend(q, k, v):
         score = q @ k.T * 5**-0.5
@@ -121,12 +122,16 @@ def test_forms_of_cross_entropy(profile, x):
 @given(x=arrays((3, 29), low=-3, high=5))
 def test_forms_of_sigmoid_and_softplus(profile, x):
     sig, a = run(sigmoid, x, profile=profile)
+    gate, _ = run(open_share, x, profile=profile)
     soft, _ = run(softplus, x, profile=profile)
     low, _ = run(log_sigmoid, x, profile=profile)
     with np.errstate(over="ignore", under="ignore"):
         small = np.exp(-np.abs(a))
         for honest in (1 / (1 + np.exp(-a)), np.where(a < 0, small, 1) / (1 + small)):
             assert_within(honest, sig)
+            assert_within(honest, gate)
+        assert_within(0.5 * (1 + np.tanh(a / 2)), gate)
+        assert_within(0.5 + 0.5 * np.tanh(0.5 * a), gate)
         for honest in (np.maximum(a, 0) + np.log1p(small), np.logaddexp(0, a), np.logaddexp(a, 0)):
             assert_within(honest, soft)
             assert_within(-(honest - a), -(soft - bound_inputs(x, profile=profile)[0]))
@@ -208,6 +213,16 @@ def test_what_only_resembles_a_power_of_two_still_rounds():
 
 def test_sigmoid_forgets_errors_where_it_is_flat():
     assert np.all(bound(sigmoid(Bounded([-9.0, 9.0], 2.0**-3, "float32"))) < 2.0**-3 * 2.0**-12)
+
+
+def test_an_open_share_is_known_as_well_as_its_hyperbolic_form():
+    x = np.linspace(-120, 0, 961)
+    for profile in ("float64", "float32"):
+        share = open_share(Bounded(x, 0.0, profile))
+        assert_within((0.5 + 0.5 * np.tanh(0.5 * x.astype(profile))).astype(float), share)
+        unit = PROFILES[profile].unit
+        assert np.all(bound(share) <= np.maximum(value(share), 2.01 * unit) + bound(sigmoid(Bounded(x, 0.0, profile))))
+        assert np.all(bound(share) < 5 * unit)
 
 
 def test_literals_are_rounded_unless_the_format_holds_them():

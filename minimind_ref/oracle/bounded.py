@@ -25,7 +25,7 @@ import numpy as np
 from minimind_ref.oracle import bounded_elements, bounded_sums  # noqa: F401  # they teach Bounded NumPy's functions
 from minimind_ref.oracle import propagation as rules
 from minimind_ref.oracle.bounded_array import Bounded, bound, lift, undecided, value
-from minimind_ref.oracle.bounded_exponentials import log_sigmoid, logsumexp, sigmoid, softmax, softplus
+from minimind_ref.oracle.bounded_exponentials import log_sigmoid, logsumexp, open_share, sigmoid, softmax, softplus
 from minimind_ref.oracle.precision import PROFILES, Profile, as_profile, gamma
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "decide_top",
     "log_sigmoid",
     "logsumexp",
+    "open_share",
     "sigmoid",
     "softmax",
     "softplus",

@@ -24,6 +24,14 @@ def sigmoid(x: Any) -> Any:
     return _apply(rules.sigmoid, x)
 
 
+def open_share(x: Any) -> Any:
+    """Compute σ(x) as the gate of a feed-forward layer, where ½·(1 + tanh(x/2)) is an honest form too.
+
+    That form is exact to a rounding of 1, not of σ(x): a loss needs `sigmoid`, whose bound is relative to σ(x).
+    """
+    return _apply(rules.open_share, x)
+
+
 def softplus(x: Any) -> Any:
     """Compute log(1 + eˣ) = max(x, 0) + log1p(e^−|x|).
 

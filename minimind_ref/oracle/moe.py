@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from minimind_ref.oracle.bounded import Array, constant, decide_top, sigmoid, softmax, store, value
+from minimind_ref.oracle.bounded import Array, constant, decide_top, open_share, softmax, store, value
 from minimind_ref.oracle.checks import (
     float64,
     require_equal,
@@ -171,7 +171,7 @@ def moe_vjp(
 
 class _Expert(NamedTuple):
     gate: Array
-    open_share: Array
+    share: Array
     up: Array
     hidden: Array
     out: Array
@@ -180,17 +180,17 @@ class _Expert(NamedTuple):
 def _expert(token: Array, stack: Experts, e: Any) -> _Expert:
     """One token through one SwiGLU expert, with what its gradient needs."""
     gate, up = store(stack[0][e] @ token), store(stack[1][e] @ token)
-    open_share = sigmoid(gate)
-    hidden = store(store(gate * open_share) * up)
-    return _Expert(gate, open_share, up, hidden, store(stack[2][e] @ hidden))
+    share = open_share(gate)
+    hidden = store(store(gate * share) * up)
+    return _Expert(gate, share, up, hidden, store(stack[2][e] @ hidden))
 
 
 def _expert_vjp(token: Array, stack: Experts, e: Any, dout: Array, gradients: list[Array]) -> Array:
     """Add one token's share to the gradients of expert e and give that of the token."""
     made = _expert(token, stack, e)
     dhidden = store(dout @ stack[2][e])
-    dup = store(dhidden * store(made.gate * made.open_share))
-    slope = made.open_share * (1 + made.gate * sigmoid(-made.gate))
+    dup = store(dhidden * store(made.gate * made.share))
+    slope = made.share * (1 + made.gate * open_share(-made.gate))
     dgate = store(store(dhidden * made.up) * slope)
     for matrix, left, right in zip(gradients, (dgate, dup, dout), (token, token, made.hidden), strict=True):
         matrix[e] += left[:, None] * right[None, :]

@@ -205,6 +205,18 @@ RULES: dict[Callable, Rule] = {
 }
 
 sigmoid = unary(sigmoid_value, _sigmoid_spread, ELEMENTARY + 1 + QUOTIENT, flush=True)
+
+
+def open_share(p: Profile, a: Pair) -> Pair:
+    """Compute σ, by exponentials or as ½·(1 + tanh(x/2)), whose error below zero is that of a number near −1.
+
+    A library may be a unit off −1 for long; where σ is under u² none is, and 0 is left.
+    """
+    value, e = sigmoid(p, a)
+    near_one = 0.5 * gamma(ELEMENTARY, p.unit) * np.maximum(1 - 2 * value, 0)
+    return value, e + np.where(value < p.unit**2, value, near_one)
+
+
 softplus = unary(
     lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
     lambda x, e, _: e * sigmoid_value(x + e),

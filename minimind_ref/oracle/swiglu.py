@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from minimind_ref.oracle.bounded import Array, sigmoid, store
+from minimind_ref.oracle.bounded import Array, open_share, store
 from minimind_ref.oracle.checks import float64, require_equal, require_positive, require_rank
 
 
@@ -18,7 +18,7 @@ def swiglu(
     y = np.zeros_like(x)
     for row in np.ndindex(*x.shape[:-1]):
         gate, up = store(w_gate @ x[row]), store(w_up @ x[row])
-        hidden = store(store(gate * sigmoid(gate)) * up)
+        hidden = store(store(gate * open_share(gate)) * up)
         y[row] = store(w_down @ hidden)
     return y
 
@@ -38,7 +38,7 @@ def swiglu_vjp(
     hidden, dgate, dup = (np.zeros_like(x, shape=(*x.shape[:-1], f)) for _ in range(3))
     for row in np.ndindex(*x.shape[:-1]):
         gate, up = store(w_gate @ x[row]), store(w_up @ x[row])
-        slope = sigmoid(gate)
+        slope = open_share(gate)
         silu = store(gate * slope)
         hidden[row] = store(silu * up)
         pulled = store(w_down.T @ cotangent[row])
