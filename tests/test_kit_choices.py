@@ -11,6 +11,8 @@ from minimind_ref.errors import UserError
 from minimind_ref.kit import Implementation, check
 from minimind_ref.kit.behaviours import BEHAVIOURS
 from minimind_ref.kit.registry import OPERATIONS
+from minimind_ref.model.moe import aux_loss, route
+from minimind_ref.model.swiglu import swiglu
 
 WIDE = ["float64", "float32"]
 
@@ -71,6 +73,17 @@ def dpo_loss(chosen, rejected, reference_chosen, reference_rejected, *, beta, fo
     return (-F.logsigmoid(x) * (1 - label_smoothing) - F.logsigmoid(-x) * label_smoothing).mean()
 
 
+def dense_mixture(x, w_router, experts, *, num_chosen, normalise, shared=None, **balance):
+    scores, weight, index = route(x, w_router, num_chosen=num_chosen, normalise=normalise)
+    combined = torch.zeros_like(scores).scatter(1, index, weight)
+    gate, up, down = experts
+    hidden = F.silu(torch.einsum("td,efd->tef", x, gate)) * torch.einsum("td,efd->tef", x, up)
+    y = torch.einsum("te,tef,edf->td", combined, hidden, down)
+    if shared is not None:
+        y = y + sum(swiglu(x, *(stack[e] for stack in shared)) for e in range(len(shared[0])))
+    return y, aux_loss(scores, index, **balance)
+
+
 def filter_logits(logits, *, temperature=1.0, **options):
     if temperature == 0:
         raise ValueError("temperature must be above 0")
@@ -87,6 +100,7 @@ CASES = [
         {"ignored_not_finite": "nan gradient"},
         "CROSS_ENTROPY-3",
     ),
+    ("moe", dense_mixture, "torch", WIDE, {"unchosen_not_finite": "nan"}, "MOE-9"),
     ("attention", attention, "torch", WIDE, {"nothing_visible": "other"}, "ATTENTION-5"),
     ("clip_grad_norm", clip_grad_norm, "torch", WIDE, {"not_finite": "multiplied"}, "GRAD_CLIP-6"),
     ("clip_grad_norm", clip_without_constant, "torch", WIDE, {"constant": 0}, "GRAD_CLIP-2"),
@@ -105,7 +119,9 @@ def test_a_declared_option_is_a_choice_and_an_undeclared_one_fails(name, functio
     expected = {"CROSS_ENTROPY-3"} if function is cross_entropy else set()  # torch's gradient of an ignored row of NaN
     assert {verdict.clause for verdict in declared.failures} == expected, str(declared)
     plain = check(name, function, arrays=arrays, profiles=profiles)
-    assert clause in {verdict.clause for verdict in plain.failures}
+    failed = {verdict.clause: verdict.failure for verdict in plain.failures}
+    assert failed[clause].choice == f"choices={{'{name}.{next(iter(choices))}': {next(iter(choices.values()))!r}}}"
+    assert f"if meant    {failed[clause].choice} declares it" in str(plain)
 
 
 @pytest.mark.parametrize("name, function, arrays, profiles, choices, clause", CASES, ids=[c[-1] for c in CASES])

@@ -55,6 +55,16 @@ def nan_under_ignored(finding: Finding) -> bool:
     return compare("logits", replace(found, value=np.asarray(found.value)[~excused]), kept).good
 
 
+def zero_times_unchosen(finding: Finding) -> bool:
+    """0·inf: NaN, where an expert's weights are infinite and no token is to choose it."""
+    inputs, outcome = finding.case.inputs, finding.outcome
+    if "experts" not in inputs or all(np.isfinite(stack).all() for stack in inputs["experts"]):
+        return False
+    name = finding.part.removeprefix("gradient ")
+    found = outcome.outputs.get(name) if name == finding.part else (outcome.gradients or {}).get(name)
+    return found is not None and bool(np.isnan(np.asarray(found.value, np.float64)).any())
+
+
 def blind_rows(finding: Finding) -> bool:
     """Only the rows that see nothing differ, and what comes from them (they give zeros here)."""
     inputs, options = finding.case.inputs, finding.case.parameters
@@ -128,6 +138,7 @@ def one_more(finding: Finding) -> bool:
 BEHAVIOURS = (
     Behaviour("cross_entropy", "nothing_supervised", "nan", nothing_supervised, ("CROSS_ENTROPY-4",)),
     Behaviour("cross_entropy", "ignored_not_finite", "nan gradient", nan_under_ignored, ("CROSS_ENTROPY-3",)),
+    Behaviour("moe", "unchosen_not_finite", "nan", zero_times_unchosen, ("MOE-9",)),
     Behaviour("attention", "nothing_visible", "other", blind_rows, ("ATTENTION-5", "ATTENTION-19")),
     Behaviour("clip_grad_norm", "not_finite", "multiplied", multiplied, ("GRAD_CLIP-6",)),
     Behaviour("clip_grad_norm", "constant", 0, without_constant, ("GRAD_CLIP-2",)),
@@ -145,10 +156,14 @@ def excused(finding: Finding, choices: dict[str, Any]) -> Finding:
     """Turn a failure that is what a declared option says into CHOICE."""
     if finding.state != FAIL:
         return finding
-    for behaviour in BEHAVIOURS:
-        declared = behaviour.operation == finding.case.operation.name and choices.get(behaviour.key) == behaviour.option
-        if declared and behaviour.shown(finding):
+    for behaviour in shown_by(finding):
+        if choices.get(behaviour.key) == behaviour.option:
             text = f"it takes {behaviour.name}={behaviour.option!r}"
             about = tuple(clause for clause in finding.clauses if clause in behaviour.clauses)
             return replace(finding, state=EXCUSED, text=text, clauses=about)
     return finding
+
+
+def shown_by(finding: Finding) -> list[Behaviour]:
+    """Give the options that a failure shows."""
+    return [b for b in BEHAVIOURS if b.operation == finding.case.operation.name and b.shown(finding)]

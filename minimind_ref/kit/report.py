@@ -15,7 +15,7 @@ AGAINST = (FAIL, BLOCKED, MISSING)
 
 @dataclass(frozen=True)
 class Failure:
-    """The smallest case that fails, how to run it again, and the known bug that it looks like."""
+    """The smallest case that fails, how to run it again, the known bug that it looks like, and the choice it may be."""
 
     case: str
     why: str
@@ -31,6 +31,7 @@ class Failure:
     owner: str = ""
     link: str = ""
     printed: str = ""
+    choice: str = ""
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ def explained(verdicts: list[Any]) -> list[str]:
     rows += [("case", f"{failure.case}, {failure.profile}: {failure.why}"), ("found", failure.message)]
     if failure.looks_like:
         rows.append(("looks like", failure.looks_like))
+    if failure.choice:
+        rows.append(("if meant", f"{failure.choice} declares it"))
     rows += [("seen in", failure.link)] if failure.link else []
     rows += [("note", first.detail)] if first.detail else []
     rows += [("it printed", repr(failure.printed.strip()[:200]))] if failure.printed.strip() else []

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from minimind_ref.kit import findings, lawful, report, suspects, unshown
+from minimind_ref.kit import behaviours, findings, lawful, report, suspects, unshown
 from minimind_ref.kit.case import ORDER
 from minimind_ref.kit.examine import Examined, Session, cases_of
 from minimind_ref.kit.findings import Finding
@@ -96,6 +96,7 @@ def smallest(found: list[Finding], session: Session, suspicion: tuple[Mutant | N
         expected=seen.expected, got=seen.got, bound=seen.bound, ratio=seen.ratio, printed=worst.outcome.printed,
         reproduction=again(worst, session), looks_like=called,
         owner=bug.owner if bug else "", link=worst.case.link,
+        choice=next((f"choices={{{b.key!r}: {b.option!r}}}" for b in behaviours.shown_by(worst)), ""),
     )  # fmt: skip
 
 

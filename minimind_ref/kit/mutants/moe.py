@@ -108,6 +108,16 @@ def shared_averaged(x, w_router, experts, *, shared=None, **options):
     return routed + (y - routed) / (len(shared[0]) if shared else 1), aux
 
 
+@mutant("moe", "MOE-M16", owner="MOE-9", summary="weights of unchosen experts times zero are added",
+        source="MiniMind d65ef2c (MOE-7)")  # fmt: skip
+def unchosen_times_zero(x, w_router, experts, *, num_chosen, normalise, **options):
+    y, aux = moe(x, w_router, experts, num_chosen=num_chosen, normalise=normalise, **options)
+    _, _, index = route(x, w_router, num_chosen=num_chosen, normalise=normalise)
+    unchosen = np.setdiff1d(np.arange(len(w_router)), index)
+    touched = np.arange(y.size).reshape(y.shape) == 0
+    return y + touched * (0 * sum(np.sum(stack[unchosen]) for stack in experts)), aux
+
+
 @mutant("route", "MOE-M15", owner="MOE-19", summary="the normalisation's sum is a constant in the gradient",
         source="a detached denominator", gradient=True)  # fmt: skip
 def detached_normalisation(x, w_router, *, num_chosen, normalise, cotangent):

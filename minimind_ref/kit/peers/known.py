@@ -133,6 +133,10 @@ FINDINGS = (
         },
     ),
     Finding(
+        "M9", "in training infinite weights of an unchosen expert, times zero, make the first token NaN",
+        {("MiniMind-3 experts", "moe"): ids("MOE", 9)},
+    ),
+    Finding(
         "M8", "DPO averages an answer's log-probabilities where it must add them, and an empty answer is NaN",
         {("MiniMind2 training functions", "sequence_logp"): ids("DPO", 1, 3, 4)},
         {"MiniMind2 training functions": issue("jingyaogong/minimind", 298)},
