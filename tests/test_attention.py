@@ -13,7 +13,8 @@ from spec_blocks import definition, floats
 from strategies import cuts, seeds
 from tolerance import DTYPES, agree, agree_vjp, assert_same, assert_within
 
-from minimind_ref.model.attention import attention
+from minimind_ref.config import ModelConfig
+from minimind_ref.model.attention import Attention, attention
 from minimind_ref.oracle import attention as oracle
 from minimind_ref.oracle.bounded import bound, bound_inputs, value
 
@@ -67,6 +68,13 @@ def test_attention_1_16_17_agrees_with_the_oracle(implementation, profile, causa
         oracle.attention, attention, inputs, profile=profile, causal=causal,
         face_options={"implementation": implementation},
     )  # fmt: skip
+
+
+@forms
+@pytest.mark.parametrize("s", (1, S))
+def test_attention_1_agrees_with_one_head_and_with_one_query(implementation, s):
+    inputs = {name: x[:, :, :1] for name, x in arrays(s=s).items()}
+    agree(oracle.attention, attention, inputs, profile="float64", face_options={"implementation": implementation})
 
 
 @forms
@@ -338,6 +346,20 @@ def test_attention_17_dropout_scales_what_it_keeps():
     assert (dropped[0] != plain).any()
     spread = dropped.std(dim=0) * 6 / 400**0.5  # six standard errors
     assert ((dropped.mean(dim=0) - plain).abs() <= spread).all()
+
+
+def test_attention_17_a_module_drops_in_training_alone_weights_and_output():
+    shape = {"hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 8}
+    torch.manual_seed(0)
+    plain, dropping = Attention(ModelConfig(**shape)), Attention(ModelConfig(**shape, dropout=0.5))
+    dropping.load_state_dict(plain.state_dict())
+    x, table = torch.randn(2, 3, 8), torch.zeros(3, 2)
+    expected, _ = plain.train()(x, table + 1, table)
+    assert_same(dropping.eval()(x, table + 1, table)[0], expected)
+    out, _ = dropping.train()(x, table + 1, table)
+    kept = out != 0
+    assert 0.2 < kept.double().mean() < 0.8  # the output's dropout
+    assert (out[kept] != 2 * expected[kept]).any()  # and that of the weights before it
 
 
 # ---- refusals ----

@@ -25,6 +25,7 @@ from minimind_ref.loss.grpo import (
     kl_k3,
 )
 from minimind_ref.oracle import grpo as oracle
+from minimind_ref.oracle.bounded import Bounded, bound, bound_inputs, value
 
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
 NAMES = ("logp", "old_logp", "reference_logp", "advantages", "mask")
@@ -301,6 +302,19 @@ def test_grpo_8_9_equal_policies_are_at_distance_0(dtype):
     assert not oracle.kl_k3_vjp(values, values, cotangent=np.ones((5, 7)))[0].any()
 
 
+@each_profile
+def test_grpo_8_9_11_equality_is_exact_only_to_the_bit(profile):
+    (known,) = bound_inputs(draw(9, (2, 3), 4.0) - 9, profile=profile)
+    near = Bounded(known.value, 2.0**-10, profile)
+    marked, (advantage,) = np.ones((2, 3), bool), bound_inputs(np.array([1.0, -2.0]), profile=profile)
+    for a, b in ((known, known), (known, near), (near, known), (near, near)):
+        slope = oracle.kl_k3_vjp(a, b, cotangent=np.ones((2, 3)))[0]
+        term = oracle.grpo_terms(a, b, a, advantage, marked, **CLIP, beta=0.25)
+        for found in (oracle.kl_k3(a, b), slope):
+            assert np.all((bound(found) == 0) == (a is b is known)) and not value(found).any()
+        assert np.all((bound(term) <= 2.0**-18) == (a is b is known))
+
+
 @given(case=answers(), exponent=st.integers(-30, 5))
 def test_grpo_8_never_negative(case, exponent):
     reference = case["logp"] + draw(9, case["logp"].shape) * 2.0**exponent
@@ -551,6 +565,15 @@ def test_grpo_20_21_22_divisors_of_one(norm):
     arguments = (*(np.array([[-1.0, -2.0]]),) * 3, np.array([-3.0]), np.array([[1, 0]]))
     assert grpo_loss(*map(torch.tensor, arguments), **CLIP, beta=0.25, **norm) == 3
     assert oracle.grpo_loss(*arguments, **CLIP, beta=0.25, **norm) == 3
+    gradient = oracle.grpo_loss_vjp(*arguments, **CLIP, beta=0.25, **norm, cotangent=1.0)[0]
+    assert_same(gradient, np.array([[3.0, 0.0]]))
+
+
+def test_grpo_29_a_ratio_may_be_cut_down_to_zero():
+    case = fixed()
+    options = {"clip_low": 1.0, "clip_high": 0.0, "beta": 0.0}
+    found = grpo_loss(*tensors(case), **options).item()
+    assert math.isclose(found, oracle.grpo_loss(**case, **options), rel_tol=1e-12)
 
 
 def test_grpo_22_length_is_for_constant_alone():
@@ -593,11 +616,15 @@ def test_grpo_24_any_cut_gives_the_same_loss(case, options, norm, data):
 
 # ---- measures, masks, direction ----
 def test_grpo_25_both_sides_are_counted():
-    inputs = one([0.5, -0.5, 0.5, -0.5, 0.0, 0.5], [1.0, -1.0, -1.0, 1.0, 1.0, 0.0])
+    inputs = one([0.5, -0.5, 0.5, -0.5, 0.0, 0.5, -0.5], [1.0, -1.0, -1.0, 1.0, 1.0, 0.0, 0.0])
     arguments = inputs[0], inputs[1], *inputs[3:]
-    assert is_clipped(*arguments, **CLIP).flatten().tolist() == [True, True, False, False, False, False]
+    assert is_clipped(*arguments, **CLIP).flatten().tolist() == [True, True, False, False, False, False, False]
     found = is_clipped(*arguments, **CLIP, form="cispo").flatten().tolist()
-    assert found == [True, False, True, False, False, True]
+    assert found == [True, False, True, False, False, True, False]
+    slight = inputs[3] * 2.0**-40
+    assert torch.equal(is_clipped(*inputs[:2], slight, inputs[4], **CLIP), is_clipped(*arguments, **CLIP))
+    by_hand = oracle.is_clipped(*(x.numpy() for x in (*inputs[:2], slight, inputs[4])), **CLIP)
+    assert_same(by_hand, is_clipped(*arguments, **CLIP).numpy())
     unmarked = (*arguments[:3], torch.zeros_like(arguments[3]))
     assert not is_clipped(*unmarked, **CLIP).any() and not is_clipped(*unmarked, **CLIP, form="cispo").any()
 

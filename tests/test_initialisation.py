@@ -70,6 +70,13 @@ def test_initialisation_1_to_4_every_parameter_is_drawn_as_the_oracle_says(schem
     assert seen == {"ones", "uniform" if scheme == "fan_in_uniform" else "normal"}
 
 
+def test_initialisation_1_a_normal_parameter_has_that_spread():
+    """2^22 entries of a fixed draw: their spread is known to 0.035 %."""
+    weight = torch.nn.Linear(2**11, 2**11, bias=False)
+    initialise_(weight, scheme="normal", generator=torch.Generator().manual_seed(0))
+    assert abs(weight.weight.double().std().item() / 0.02 - 1) < 7e-4
+
+
 @schemes
 @pytest.mark.parametrize("kind", ("float", "decimal"))
 @pytest.mark.parametrize("shape", ((17,), (3, 7), (640, 1728)))

@@ -519,6 +519,26 @@ def test_moe_21_large_outputs_are_not_cut_to_float16(profile):
     assert profile == "float16" or y.abs().max() > 65504
 
 
+def test_moe_3_a_module_has_its_router_its_experts_and_its_shared_experts_and_no_more():
+    shape = {
+        "hidden_size": D,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "head_dim": 2,
+        "intermediate_size": F,
+    }
+    torch.manual_seed(1)
+    module = MoE(ModelConfig(**shape, use_moe=True, num_experts=E, num_shared_experts=2)).double()
+    assert list(module.gate.state_dict()) == ["weight"]
+    x = torch.tensor(draw(28, (1, T, D)))
+    weights = {name: [p for n, p in module.named_parameters() if n.startswith(name)] for name in ("experts", "shared")}
+    stacks = {name: tuple(found[i::3] for i in range(3)) for name, found in weights.items()}
+    c = module.config
+    options = {"num_chosen": c.num_experts_per_tok, "normalise": c.norm_topk_prob, "form": "batch", "coef": 0.0}
+    expected, _ = moe(x[0], module.gate.weight, **stacks, **options)
+    assert_same(module(x)[0][0], expected)
+
+
 def test_moe_23_a_module_counts_padding_only_on_request():
     shape = {"hidden_size": 6, "num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": F}
     x, counts = tensors(draw(27, (2, 5, 6))), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool()

@@ -91,19 +91,32 @@ def test_a_step_makes_better_answers_likelier_and_worse_ones_less_likely(tmp_pat
     assert gained[better].mean() > 0 > gained[worse].mean()
 
 
-def test_answers_are_scored_under_the_temperature_that_they_are_sampled_with(tmp_path):
-    ready = made(tmp_path, temperature=0.5, reward="length")
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_answers_are_scored_under_the_temperature_that_they_are_sampled_with(tmp_path, temperature):
+    ready = made(tmp_path, temperature=temperature, reward="length")
     ready.run.model.double()
     (answers,) = next(ready.stage.windows(0))
     row = 5
     place = answers.labels[row] != IGNORE
     real = answers.attention_mask[row].bool()
     with torch.no_grad():
-        logits = ready.run.model(answers.input_ids[row, real][None]).logits[0] / 0.5
+        logits = ready.run.model(answers.input_ids[row, real][None]).logits[0] / temperature
     expected = token_logp(logits[place[real]], answers.labels[row, place])
     another_order = Ulps(2**12, "float64", "the same sums over fewer rows, and without padding")
     assert_within(answers.old_logp[row, place], expected, another_order)
     assert not answers.old_logp[row, ~place].any()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_the_references_scores_are_its_own_where_they_count(tmp_path, beta):
+    ready = made(tmp_path, reward="length", beta=beta)
+    with torch.no_grad():
+        ready.run.model.model.norm.weight.mul_(1.5)
+    (answers,) = next(ready.stage.windows(0))
+    inputs = (answers.input_ids, answers.attention_mask, answers.labels)
+    own = [score(network, *inputs)[0].detach() for network in (ready.run.model, ready.stage.reference)]
+    assert torch.equal(answers.old_logp, own[0])
+    assert torch.equal(answers.reference_logp, own[1 if beta else 0]) and not torch.equal(*own)
 
 
 def test_rows_hold_prompts_to_the_left_and_answers_to_the_right():

@@ -36,7 +36,7 @@ def scalings(draw_, types=("yarn", "yarn-minimind3", "yarn-minimind2")):
     scaling = {
         "type": draw_(st.sampled_from(types)),
         "factor": draw_(st.sampled_from([1.0, 1.5, 4.0, 16.0, 40.0])),
-        "original_max_position_embeddings": draw_(st.sampled_from([5, 64, 2048, 8191, 131072])),
+        "original_max_position_embeddings": draw_(st.sampled_from([5, 40, 64, 2048, 8191, 131072])),
         "beta_slow": draw_(st.sampled_from([0.5, 1.0, 3.0])),
         "beta_fast": draw_(st.sampled_from([3.0, 4.0, 32.0, 128.0])),
         "attention_factor": draw_(st.sampled_from([None, 1.0, 1.25])),
@@ -81,6 +81,17 @@ def test_rope_1_15_16_17_frequencies_agree(scaling, half, theta):
     for kind in ("float", "decimal"):
         expected = floats(definition("rope", kind).rope_frequencies(2 * half, theta=theta, scaling=scaling))
         assert_within(ours, expected, FREQUENCY)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form["type"])
+@pytest.mark.parametrize(
+    ("half", "theta", "length"), [(2, 1e4, 5), (2, 10.0, 131072), (32, 10.0, 131072), (32, 1e4, 40), (32, 10.0, 2048)]
+)
+def test_rope_15_16_17_ramps_that_leave_the_head_agree(form, half, theta, length):
+    scaling = {**form, "factor": 4.0, "original_max_position_embeddings": length}
+    expected = floats(definition("rope", "decimal").rope_frequencies(2 * half, theta=theta, scaling=scaling))
+    for frequencies in (rope_frequencies, oracle.rope_frequencies):
+        assert_within(frequencies(2 * half, theta=theta, scaling=scaling), expected, FREQUENCY)
 
 
 @given(scaling=st.none() | scalings())
@@ -513,6 +524,7 @@ def test_rope_22_bases_without_meaning(frequencies, theta, scaling):
     with pytest.raises(ValueError, match=f"theta={theta} .* {0 if scaling is None else 1}"):
         frequencies(14, theta=theta, scaling=scaling)
     assert frequencies(14, theta=1.0).tolist() == [1.0] * 7
+    assert 0 < frequencies(14, theta=1.5, scaling=PUBLISHED)[-1] < 1
 
 
 @pytest.mark.parametrize(

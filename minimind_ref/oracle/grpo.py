@@ -325,8 +325,6 @@ def _checked(
     logp: Any, constants: dict[str, Any], advantages: Any, mask: Any, clip_low: float, clip_high: float, form: str
 ) -> tuple[Any, dict[str, Any], Any, np.ndarray]:
     require_rank("logp", logp, 2)
-    for axis, size in zip(("batch", "length"), logp.shape, strict=True):
-        require_positive(f"{axis} of logp", size)
     for name, array in {**constants, "mask": mask}.items():
         require_equal(f"shape of {name}", tuple(np.shape(array)), "shape of logp", tuple(logp.shape))
     require_equal("shape of advantages", tuple(np.shape(advantages)), "shape of logp's batch", (logp.shape[0],))
