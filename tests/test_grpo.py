@@ -780,7 +780,12 @@ def test_grpo_29_an_advantage_belongs_to_an_answer(shape):
 
 @pytest.mark.parametrize(
     ("shape", "words"),
-    [((7,), ("1 axes", "2")), ((5, 7, 1), ("3 axes", "2")), ((0, 7), ("is 0", "1")), ((5, 0), ("is 0", "1"))],
+    [
+        ((7,), ("1 axes", "2")),
+        ((5, 7, 1), ("3 axes", "2")),
+        ((0, 7), ("is 0", "1")),
+        ((5, 0), ("is 0", "1")),
+    ],
 )
 def test_grpo_29_ranks_and_empty_axes_are_refused(shape, words):
     case = {name: np.ones(shape) for name in NAMES[:3]} | {"advantages": np.ones(shape[:1])}

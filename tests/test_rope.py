@@ -3,6 +3,7 @@
 import math
 from types import MappingProxyType
 
+import jaxtyping
 import numpy as np
 import pytest
 import strategies
@@ -85,7 +86,7 @@ def test_rope_1_15_16_17_frequencies_agree(scaling, half, theta):
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form["type"])
 @pytest.mark.parametrize(
-    ("half", "theta", "length"), [(2, 1e4, 5), (2, 10.0, 131072), (32, 10.0, 131072), (32, 1e4, 40), (32, 10.0, 2048)]
+    ("half", "theta", "length"), [(2, 1e4, 5), (2, 10.0, 131072), (32, 10.0, 131072), (32, 1e4, 40), (32, 10.0, 1000)]
 )
 def test_rope_15_16_17_ramps_that_leave_the_head_agree(form, half, theta, length):
     scaling = {**form, "factor": 4.0, "original_max_position_embeddings": length}
@@ -264,6 +265,11 @@ def test_rope_4_angles_are_right_at_every_position(theta, c):
         for actual, expected in zip(table(positions, frequencies, c), truth, strict=True):
             rounded = actual.to(dtype)
             assert_within(rounded, expected, unit * np.abs(expected) + share)
+
+
+def test_rope_18_a_table_without_a_factor_is_not_stretched():
+    positions, frequencies = torch.arange(5), rope_frequencies(14, theta=1e4)
+    assert_same(rope_table(positions, frequencies)[0], rope_table(positions, frequencies, attention_factor=1.0)[0])
 
 
 def test_rope_4_table_has_the_frequencies_dtype_float32_at_the_least():
@@ -530,7 +536,7 @@ def test_rope_22_bases_without_meaning(frequencies, theta, scaling):
 @pytest.mark.parametrize(
     ("x", "cos", "sin", "sizes"),
     [
-        ((2, 3, 14), (3, 7), (3, 7), ("x", "3", "4")),
+        ((2, 3, 14), (3, 7), (3, 7), ("x has 3 axes", "4")),
         ((2, 3, 5, 14), (4, 7), (4, 7), ("cos", "4", "3")),
         ((2, 3, 5, 14), (1, 7), (1, 7), ("cos", "1", "3")),
         ((2, 3, 5, 14), (3, 14), (3, 14), ("cos", "14", "7")),
@@ -564,6 +570,19 @@ def test_rope_23_positions_of_a_wrong_rank_or_none(shape, words):
         with pytest.raises(ValueError, match="positions") as refusal:
             call()
         assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+def test_rope_23_an_odd_head_is_told_what_its_table_turns():
+    with pytest.raises(ValueError, match=r"x has head width 15, .* cos has width 7 and turns pairs"):
+        apply_rope(torch.ones(2, 3, 5, 15), torch.ones(3, 7), torch.ones(3, 7))
+
+
+def test_rope_23_frequencies_have_one_axis(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    positions, frequencies = np.arange(3), oracle.rope_frequencies(14, theta=1e4)[None]
+    for call in (lambda: table(positions, frequencies), lambda: oracle.rope_table(positions, frequencies)):
+        with pytest.raises(ValueError, match="frequencies has 2 axes"):
+            call()
 
 
 def test_rope_23_an_attention_factor_that_is_no_number():

@@ -324,7 +324,7 @@ def _constants(old_logp: Any, reference_logp: Any, beta: float) -> dict[str, Any
 def _checked(
     logp: Any, constants: dict[str, Any], advantages: Any, mask: Any, clip_low: float, clip_high: float, form: str
 ) -> tuple[Any, dict[str, Any], Any, np.ndarray]:
-    require_rank("logp", logp, 2)
+    marked = _marked(mask)
     for name, array in {**constants, "mask": mask}.items():
         require_equal(f"shape of {name}", tuple(np.shape(array)), "shape of logp", tuple(logp.shape))
     require_equal("shape of advantages", tuple(np.shape(advantages)), "shape of logp's batch", (logp.shape[0],))
@@ -333,7 +333,7 @@ def _checked(
     if not 0 <= clip_low <= 1:
         raise ValueError(f"clip_low is {clip_low} but must lie between 0 and 1")
     wide = {name: float64(array) for name, array in constants.items()}
-    return float64(logp), wide, float64(advantages), _marked(mask)
+    return float64(logp), wide, float64(advantages), marked
 
 
 def _checked_rewards(rewards: Any, eps: float, ddof: int) -> Any:
