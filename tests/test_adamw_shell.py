@@ -9,7 +9,7 @@ import torch
 from arrays import draw
 from tolerance import assert_same, assert_within
 
-from minimind_ref.optim.adamw import AdamW, Moments, adamw_update
+from minimind_ref.optim.adamw import AdamW, Moments, adamw_update, init_moments
 from minimind_ref.oracle import adamw as oracle
 from minimind_ref.oracle.bounded import bound_inputs
 
@@ -155,6 +155,15 @@ def test_adamw_19_a_state_that_is_not_the_parameters_is_refused_and_loads_nothin
     assert_same(after["state"][0]["mean"], before["state"][0]["mean"])
 
 
+def test_adamw_19_moments_before_the_first_step_are_a_state():
+    params = parameters()[:1]
+    optimizer = AdamW(params)
+    optimizer.state[params[0]].update(init_moments(params[0])._asdict())
+    again = AdamW(parameters()[:1])
+    again.load_state_dict(optimizer.state_dict())
+    assert again.state_dict()["state"][0]["step"] == 0
+
+
 # --- refusals
 
 BAD = [
@@ -207,6 +216,13 @@ def test_adamw_17_refuses_shapes_and_steps(wrong):
 def test_adamw_17_refuses_an_unknown_form():
     with pytest.raises(ValueError, match="fused"):
         AdamW(parameters(), implementation="fused")
+
+
+@pytest.mark.parametrize(("implementation", "other"), [("explicit", "_foreach"), ("foreach", "_explicit")])
+def test_adamw_16_each_form_is_computed_its_own_way(monkeypatch, implementation, other):
+    monkeypatch.setattr(f"minimind_ref.optim.adamw.{other}", None)  # calling it raises
+    params = parameters()
+    advance(AdamW(params, implementation=implementation), params, range(2))
 
 
 def test_adamw_16_a_closure_is_called_with_gradients_on_and_its_value_returned():

@@ -278,6 +278,7 @@ def test_grad_scaler_9_disabled_is_the_identity():
     kept = params[0].grad.clone()
     scaler.unscale_(optimizer)
     scaler.unscale_(optimizer)
+    assert not scaler.found_overflow(optimizer)
     assert_same(params[0].grad, kept)
     scaler.step(optimizer)
     scaler.update()
@@ -358,10 +359,12 @@ def test_grad_scaler_10_refuses(name, number):
 
 
 def test_grad_scaler_10_refuses_float16_gradients():
-    weight = torch.ones(2, dtype=torch.float16, requires_grad=True)
-    weight.grad = torch.ones(2, dtype=torch.float16)
-    with pytest.raises(ValueError, match="float16"):
-        GradScaler().unscale_(AdamW([weight]))
+    narrow, wide = (torch.ones(2, dtype=dtype, requires_grad=True) for dtype in (torch.float16, torch.float32))
+    for weight in (narrow, wide):
+        weight.grad = torch.ones_like(weight)
+    for weights in ([narrow], [wide, narrow]):
+        with pytest.raises(ValueError, match="float16"):
+            GradScaler().unscale_(AdamW(weights))
 
 
 @pytest.mark.parametrize("scale", [0.0, -2.0, math.nan, math.inf])

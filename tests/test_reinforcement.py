@@ -12,9 +12,9 @@ from tolerance import Ulps, assert_same, assert_within
 from minimind_ref.data.packing import IGNORE
 from minimind_ref.generate.generate import generate
 from minimind_ref.loss.cross_entropy import token_logp
-from minimind_ref.train.answers import score, score_fixed
+from minimind_ref.train.answers import answer, score, score_fixed
 from minimind_ref.train.dpo import Preference
-from minimind_ref.train.rollout import lay_out
+from minimind_ref.train.rollout import lay_out, no_answers
 
 OPTIONS = dict(max_seq_len=64, batch_size=3, num_generations=4, max_new_tokens=5, learning_rate=0.01, num_updates=2)
 
@@ -138,6 +138,23 @@ def test_an_answer_that_never_ends_counts_whole_and_is_said_to_be_unfinished(tmp
     lengths = answers.mask.sum(dim=1)
     assert (lengths[~ended] == OPTIONS["max_new_tokens"]).all() and (~ended).sum() > 5
     assert ready.stage.measures()["finished"] == ended.float().mean()
+
+
+def test_an_answer_is_finished_where_its_last_token_is_an_end(tmp_path, monkeypatch):
+    ready = made(tmp_path, reward="length")
+    end, other = ready.stage.tokenizer.end_id, ready.stage.tokenizer.encode("a")[0]
+    found = [[other, end], [other, other], [end], [end, other]]
+    monkeypatch.setattr("minimind_ref.train.answers.generate", lambda *_, **__: found)
+    answers = answer(ready.run.model, ready.stage.tokenizer, [[other]], max_new_tokens=2, temperature=1.0)
+    assert [one.finished for one in answers] == [True, False, True, False]
+
+
+def test_a_rank_without_a_prompt_has_a_row_of_padding_that_counts_nothing():
+    empty = no_answers(7, torch.device("cpu"))
+    assert empty.input_ids.tolist() == [[7]] and empty.labels.tolist() == [[IGNORE]]
+    assert empty.attention_mask.tolist() == [[0]]
+    assert (empty.num_targets, empty.num_documents) == (0, 0)
+    assert empty.old_logp.tolist() == empty.reference_logp.tolist() == [[0]] and empty.advantages.tolist() == [0]
 
 
 def test_the_reference_stays_and_is_replaced_only_where_that_is_asked(tmp_path):

@@ -593,14 +593,3 @@ def test_rope_23_an_attention_factor_that_is_no_number():
     ):
         with pytest.raises(ValueError, match="attention_factor=nan"):
             call()
-
-
-@pytest.mark.parametrize("frequencies", [rope_frequencies, oracle.rope_frequencies])
-def test_rope_17_a_wavelength_of_just_the_length_does_not_exceed_it(frequencies, monkeypatch):
-    """The first pair's is 2π, no integer, as the annotations have the length; and the first β is 1, which keeps it."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    plain, scaled = (
-        frequencies(6, theta=1e4, scaling=scaling).tolist()
-        for scaling in (None, {**MINIMIND2, "original_max_position_embeddings": 2 * math.pi})
-    )
-    assert scaled == [plain[0], plain[1] / 4, plain[2] / 4]

@@ -17,7 +17,7 @@ from tolerance import DTYPES, assert_same, assert_within
 from minimind_ref.config import ModelConfig, count_parameters
 from minimind_ref.loss.cross_entropy import cross_entropy
 from minimind_ref.model.rms_norm import RMSNorm, rms_norm
-from minimind_ref.model.transformer import Transformer
+from minimind_ref.model.transformer import Transformer, number_sequences
 from minimind_ref.oracle import transformer as oracle
 from minimind_ref.oracle.block import block_vjp
 from minimind_ref.oracle.bounded import bound, value
@@ -410,6 +410,21 @@ def test_transformer_6_without_segments_documents_do_see_each_other():
     assert_same(apart[1], together[1])
 
 
+def test_transformer_9_equal_segments_of_two_rows_are_two_sequences():
+    for segments in ([[3, 3, 5], [3, 5, 5], [5, 4, 3]], [[-2, -2, -1], [-1, -2, 0], [0, 0, 0]]):
+        numbers = number_sequences(torch.tensor(segments)).flatten().tolist()
+        named = [(row, segment) for row, segments_of_row in enumerate(segments) for segment in segments_of_row]
+        assert len(set(numbers)) == len(set(named)) == len(set(zip(numbers, named, strict=True)))
+
+
+def test_transformer_18_a_model_starts_as_its_generator_says():
+    first, second, other = (
+        Transformer(C, generator=torch.Generator().manual_seed(seed)).state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
+
+
 def test_transformer_9_a_sequence_is_a_document_of_a_row():
     config = model_config("minimind2-moe")
     parameters, ids = parameters_of(config, 14), ids_of(14)
@@ -598,6 +613,7 @@ REFUSED = {
     "no row": ({"input_ids": np.zeros((0, S), int)}, r"input_ids.*(is 0|\(0, 5\))"),
     "mask": ({"attention_mask": np.ones((B, 4), int)}, r"attention_mask.*\(3, 4\).*\(3, 5\)"),
     "mask's halves": ({"attention_mask": np.full((B, S), 0.5)}, r"attention_mask holds 0\.5"),
+    "one of the mask's values": ({"attention_mask": masks() + np.eye(B, S, 4, dtype=int)}, "attention_mask holds 2"),
     "mask's values": ({"attention_mask": np.full((B, S), 2)}, r"attention_mask holds 2"),
     "segments": ({"segment_ids": np.ones((B, 4), int)}, r"segment_ids.*\(3, 4\).*\(3, 5\)"),
     "positions": ({"position_ids": np.ones((B, 4), int)}, r"position_ids.*\(3, 4\).*\(3, 5\)"),
@@ -631,6 +647,11 @@ def run_arrays(model, input_ids, cache=None, **inputs):
 
     past = None if cache is None else tuple(KeyValue(torch.tensor(k), torch.tensor(v)) for k, v in cache)
     return run(model, input_ids, cache=past, **inputs)
+
+
+def test_transformer_17_a_row_may_fill_the_table():
+    limit = C.max_position_embeddings
+    assert run(model_of(C, P), ids_of(1, (1, limit))).logits.shape[1] == limit
 
 
 @pytest.mark.parametrize("name", ["input_ids", "position_ids", "segment_ids"])
