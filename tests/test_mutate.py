@@ -159,3 +159,13 @@ def test_every_file_of_the_components_has_tests_that_own_it():
         assert {str(p.relative_to(ROOT)) for p in paths} == set(files([f"minimind_ref/{folder}"]))
     assert owners("minimind_ref/loss/tokens.py") == ("tests/test_dpo.py", "tests/test_grpo.py")
     assert all((ROOT / test).exists() for path in files(["minimind_ref"]) for test in owners(path))
+
+
+def test_every_module_has_tests_that_own_its_mutants_but_those_that_are_wrong_on_purpose():
+    for path in sorted((ROOT / "minimind_ref").rglob("*.py")):
+        name = str(path.relative_to(ROOT))
+        expected = path.name != "__init__.py" and "kit/mutants/" not in name
+        assert bool(owners(name)) == expected, name
+        assert all((ROOT / test).exists() for test in owners(name)), name
+    assert owners("minimind_ref/kit/generators/attention.py") == owners("minimind_ref/kit/runner.py")
+    assert owners("minimind_ref/golden/faces.py") == ("tests/test_golden.py",)
