@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import chats
 import numpy as np
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 
 from minimind_ref.data import chat_encoding
 from minimind_ref.data.batches import batches
+from minimind_ref.data.chat_records import Dialogue
 from minimind_ref.data.chat_template import TEMPLATES, render_text
+from minimind_ref.data.chatml import Segment
 from minimind_ref.data.conversations import read_prompts, tokenise_conversations, tokenise_pairs
 from minimind_ref.data.jsonl import DataError
 from minimind_ref.data.packing import IGNORE, pack
@@ -611,3 +614,21 @@ def test_tools_are_a_system_messages_own():
     offering = [{**asked[0], "tools": [{"name": "f"}]}, asked[1]]
     assert render_text(offering) == render_text(asked)
     assert "<tools>" in render_text([{"role": "system", "content": "s", "tools": [{"name": "f"}]}, *asked])
+
+
+def test_a_document_is_left_out_where_nothing_of_an_answer_fits_and_kept_where_one_token_does():
+    tokenizer = Tokenizer.load()
+    prompt, answer = [Segment("one two three")], [Segment(" four five", supervised=True)]
+    length = len(tokenizer.encode("one two three"))
+    for room, expected in ((-1, 0), (0, 0), (1, 1)):
+        skipped, extra = Counter(), {"num_cut": 0}
+        dialogues = [Dialogue(prompt, [answer])]
+        (chunk,) = chat_encoding.encode_dialogues(dialogues, tokenizer, length + room, skipped, extra)
+        assert len(chunk.ends) == expected == extra["num_cut"] and sum(skipped.values()) == 1 - expected
+        assert chunk.supervised == ([False] * length + [True]) * expected
+
+
+def test_text_is_read_as_far_as_the_longest_tokens_would_fill_the_window():
+    tokenizer = Tokenizer.load()
+    longest = max(map(len, tokenizer.bytes_of.values()))
+    assert chat_encoding.text_limit(tokenizer, 5) > 5 * longest

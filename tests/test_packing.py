@@ -329,3 +329,18 @@ def test_packing_12_refusals(face, function):
 def test_packing_13_a_documents_own_endoftext_is_learnt():
     rows = packing.pad([[1, 0, 0, 2]], 6, pad_id=0)
     assert rows.labels.tolist() == [[0, 0, 2, -100, -100, -100]]
+
+
+def test_packing_7_what_is_not_given():
+    """The padding id is 0, and every token may be a label."""
+    for rows in (packing.pack([[5, 6]], 3), packing.pad([[5, 6]], 3)):
+        assert rows.input_ids.tolist() == [[5, 6, 0]]
+    tokens, starts = np.array([5, 6, 7, 8]), np.array([0, 2])
+    given_ = packing.packed_row(tokens, starts, 5, pad_id=9, supervised=np.ones(4, bool))
+    for found, expected in zip(packing.packed_row(tokens, starts, 5, pad_id=9), given_, strict=True):
+        assert_same(found, expected)
+
+
+def test_packing_7_a_row_of_nothing():
+    blank = packing.blank_row(3, pad_id=9)
+    assert [x.tolist() for x in blank] == [[9] * 3, [-100] * 3, [-1] * 3, [0] * 3]

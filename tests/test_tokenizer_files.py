@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minimind_ref.data.byte_level import BYTE_OF
 from minimind_ref.data.tokenizer import Tokenizer
 
 SHIPPED = Tokenizer.load()
@@ -81,6 +82,7 @@ def test_load_finds_file_and_folder_and_save_keeps_every_byte(tmp_path):
 
 
 MODEL = json.loads(SHIPPED.source)["model"]
+TOKEN = {"content": "<x>", "id": 7, "special": True}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,10 @@ MODEL = json.loads(SHIPPED.source)["model"]
         (changed(added_tokens=[None]).encode(), "its added_tokens are no list"),
         (changed(added_tokens=[{"content": "<x>", "id": "7", "special": True}]).encode(), "its added_tokens are no"),
         (changed(model={"type": "BPE", "vocab": {"a": "x"}, "merges": []}).encode(), "the entry 'a' has the id 'x'"),
+        (changed(model={"type": "BPE", "vocab": {"a": 2**31}, "merges": []}).encode(), "has the id 2147483648"),
+        (changed(added_tokens=[TOKEN, TOKEN | {"special": 1}]).encode(), "its added_tokens are no list"),
         (changed(model={**MODEL, "merges": [None]}).encode(), "its model has no vocab and merges"),
+        (changed(model={**MODEL, "merges": [["a", 3]]}).encode(), "its model has no vocab and merges"),
         (changed(model={**MODEL, "continuing_subword_prefix": "##"}).encode(), "continuing_subword_prefix='##' is not"),
         (changed(pre_tokenizer={"type": "Whitespace"}).encode(), "only byte-level BPE is supported"),
         (changed(model={"type": "BPE"}).encode(), "its model has no vocab and merges"),
@@ -114,3 +119,7 @@ def test_a_file_that_cannot_serve_is_one_line(content, message, tmp_path):
         Tokenizer.load(path)
     line = str(error.value)
     assert line.startswith(f"{path}: ") and message in line and "\n" not in line
+
+
+def test_every_byte_has_one_letter():
+    assert sorted(BYTE_OF.values()) == list(range(256)) and all(letter.isprintable() for letter in BYTE_OF)
