@@ -333,12 +333,11 @@ def test_cross_entropy_12_result_is_float32_and_gradient_is_the_logits(dtype, fo
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("form", FORMS)
-def test_cross_entropy_2_a_single_row(form, reduction):
+def test_cross_entropy_2_8_a_single_row(form, reduction):
     case = {"logits": draw(7, (5,)), "labels": np.array(3)}
-    agree(
-        oracle.cross_entropy, cross_entropy, case, profile="float64", reduction=reduction,
-        face_options={"implementation": form},
-    )  # fmt: skip
+    options = {"profile": "float64", "reduction": reduction, "face_options": {"implementation": form}}
+    agree(oracle.cross_entropy, cross_entropy, case, **options)
+    agree_vjp(oracle.cross_entropy_vjp, cross_entropy, case, **options)
 
 
 def test_cross_entropy_12_oracle_computes_float32_logits_in_float64():

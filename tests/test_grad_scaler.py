@@ -211,10 +211,11 @@ def test_grad_scaler_6_scale_stays_within_float32():
     ours = GradScaler(growth_interval=1)
     scales = [scale for scale, _ in run(ours, [True] * 170 + [False] * 300)]
     assert min(scales) == scales[169] == 2.0**-126 and max(scales) == scales[-1] == 2.0**127
-    state = oracle.initial_state()
+    state, seen = oracle.initial_state(), []
     for found in [True] * 170 + [False] * 300:
         state = oracle.update(state, found, growth_interval=1)
-    assert state.scale == 2.0**127
+        seen.append(state.scale)
+    assert seen == scales
 
 
 def test_grad_scaler_7_misuse_is_an_error():
@@ -441,3 +442,8 @@ def test_grad_scaler_4_one_overflow_among_two_optimisers_lowers_the_scale():
 
 def test_grad_scaler_11_defaults_are_torchs():
     assert GradScaler().state_dict() == torch.amp.GradScaler("cpu").state_dict()
+    state = oracle.initial_state()
+    for count in range(1, 2000):
+        state = oracle.update(state, False)
+        assert state == (65536.0, count)
+    assert oracle.update(state, False) == (131072.0, 0) and oracle.update(state, True) == (32768.0, 0)

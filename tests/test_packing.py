@@ -127,6 +127,15 @@ def test_packing_10_pad_drops_what_is_too_long_and_never_learns_it(documents, le
         assert labels[labels >= 0].tolist() == kept[1:]
 
 
+@pytest.mark.parametrize("face", [packing, oracle], ids=["product", "oracle"])
+def test_packing_7_9_padding_is_0_and_the_end_is_cut_unless_told(face):
+    documents = [[11, 12, 13, 14], [21]]
+    assert face.pack(documents, 3).input_ids.tolist() == [[11, 12, 13], [14, 21, 0]]
+    rows = face.pad(documents, 3)
+    assert rows.input_ids.tolist() == [[11, 12, 13], [21, 0, 0]]
+    assert rows.labels.tolist() == [[12, 13, -100], [-100] * 3]
+
+
 @given(documents=numbered, length=lengths)
 def test_packing_14_keep_end_keeps_the_last_token_and_learns_it(documents, length):
     assume(any(len(document) > length for document in documents))
@@ -265,12 +274,18 @@ def test_packing_15_a_mask_of_ones_changes_nothing(documents, length, keep_end):
     assert_rows_equal(packing.pad(documents, supervised=ones, **options), packing.pad(documents, **options))
 
 
-def test_packing_15_the_mask_is_the_targets_across_the_end_of_a_row_too():
+@pytest.mark.parametrize("face", [packing, oracle], ids=["product", "oracle"])
+def test_packing_15_the_mask_is_the_targets_across_the_end_of_a_row_too(face):
     documents, supervised = [[11, 12], [21, 22, 23, 24, 25, 26, 27]], [[0, 1], [0, 0, 1, 1, 0, 0, 1]]
-    rows = packing.pack(documents, 3, supervised=supervised)
+    rows = face.pack(documents, 3, supervised=supervised)
     assert rows.labels.tolist() == [[12, -100, -100], [23, 24, -100], [-100, 27, -100]]
-    rows = packing.pad(documents, 4, keep_end=True, supervised=supervised)
-    assert rows.labels.tolist() == [[12, -100, -100, -100], [-100, 23, 27, -100]]
+    rows = face.pad(documents, 6, supervised=supervised)
+    assert rows.labels.tolist() == [[12] + 5 * [-100], [-100, 23, 24, -100, -100, -100]]
+    for length, second in ((4, [-100, 23, 27, -100]), (7, [-100, 23, 24, -100, -100, 27, -100])):
+        rows = face.pad(documents, length, keep_end=True, supervised=supervised)
+        assert rows.labels.tolist() == [[12] + (length - 1) * [-100], second]
+    rows = face.pad(documents, 4, keep_end=True, supervised=[[0, 0], [1, 1, 1, 1, 1, 1, 0]])
+    assert rows.labels.tolist() == [4 * [-100], [22, 23, -100, -100]]
 
 
 def test_packing_15_an_end_token_that_is_the_padding_too_is_learnt():

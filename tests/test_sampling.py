@@ -106,6 +106,17 @@ def test_sampling_5_the_oracle_leaves_an_exact_boundary_open_and_nothing_else():
     assert np.isinf(bound(oracle.choose_token(*exact(np.zeros((1, 8)), np.array([0.5]))))).all()
 
 
+def test_sampling_4_the_oracle_leaves_near_ties_with_the_kth_open_and_nothing_else():
+    near, equal = (exact(np.array([row])) for row in ([1.0, 1 + 2.0**-52, 0.0], [1.0, 1.0, 0.0]))
+    opened = bound(oracle.filter_logits(*near, temperature=3.0, top_k=1))
+    assert np.isinf(opened).tolist() == [[True, False, False]]
+    found = oracle.filter_logits(*equal, temperature=3.0, top_k=1)
+    assert np.isfinite(value(found)).tolist() == [[True, True, False]] and not np.isinf(bound(found)).any()
+    near = exact(np.array([[2.0, 1 + 2.0**-52, 1.0]]))
+    for top_k in (0, 3, 99):  # all stay, whatever the order of the last two
+        assert not np.isinf(bound(oracle.filter_logits(*near, temperature=3.0, top_k=top_k))).any()
+
+
 # ---- peers ----
 @pytest.mark.parametrize(
     "peer, options",
@@ -369,7 +380,7 @@ def test_sampling_16_ends_of_the_interval_never_choose_what_weighs_nothing():
 
 
 def test_sampling_16_a_total_below_the_number_still_gives_a_token():
-    """In float32, 41 shares of 1/41 add up to less than the largest number below 1."""
+    """In float32, 41 shares of 1/41 add up to less than the largest number below 1; in float64, 7 shares of 1/7 do."""
     logits, u = torch.zeros(1, 41), torch.tensor([math.nextafter(1, 0)], dtype=torch.float64)
     assert float(logits.softmax(dim=-1).cumsum(dim=-1)[0, -1]) <= u.item()
     assert sampling.choose_token(logits, u).tolist() == [40]
@@ -377,6 +388,9 @@ def test_sampling_16_a_total_below_the_number_still_gives_a_token():
     for row, first in zip(rows, (0, 4, 2), strict=True):
         row[first : first + 41] = 0
     assert sampling.choose_token(rows, u.expand(3)).tolist() == [40, 44, 42]
+    assert np.sum(softmax(np.zeros(7))) <= u.item()
+    row = np.array([[*np.zeros(7), HIDDEN, HIDDEN]])
+    assert oracle.choose_token(row, u.numpy()).tolist() == [6]
 
 
 def test_sampling_16_drawn_frequencies_are_the_probabilities():
@@ -450,6 +464,7 @@ PENALTY_REFUSALS = (
 )
 CHOICE_REFUSALS = (
     ({"uniform": np.array([0.5])}, "uniform.*1"),
+    ({"uniform": np.full((2, 1), 0.5)}, r"uniform has .*\(2, 1\)"),
     ({"uniform": np.array([0.5, 1.0])}, r"uniform.*1\.0"),
     ({"uniform": np.array([-0.25, 0.5])}, r"uniform.*-0\.25"),
     ({"uniform": np.array([np.nan, 0.5])}, "uniform.*nan"),

@@ -1,5 +1,6 @@
 """specs/swiglu.md, clause by clause."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import strategies
@@ -217,6 +218,13 @@ def test_swiglu_10_shape_and_dtype(dtype):
         assert (y.shape, y.dtype) == (rows.shape, dtype)
 
 
+def test_swiglu_1_9_a_single_row_agrees_with_the_oracle():
+    case = fixed()
+    case["x"] = case["x"][1, 2]
+    agree(oracle.swiglu, swiglu, case, profile="float64")
+    agree_vjp(oracle.swiglu_vjp, swiglu, case, profile="float64")
+
+
 def test_swiglu_10_oracle_without_rows_and_from_float32():
     case = fixed()
     none = case["x"][:, :0]
@@ -280,3 +288,15 @@ def test_swiglu_12_refusals(shapes, sizes):
         with pytest.raises(ValueError) as refusal:
             call()
         assert all(size in str(refusal.value) for size in sizes), refusal.value
+
+
+def test_swiglu_12_a_scalar_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    arrays = [np.array(1.0), *list(fixed().values())[1:]]
+    for call in (
+        lambda: swiglu(*map(torch.tensor, arrays)),
+        lambda: oracle.swiglu(*arrays),
+        lambda: oracle.swiglu_vjp(*arrays, cotangent=arrays[0]),
+    ):
+        with pytest.raises(ValueError, match=r"x has (0 axes|shape \(\))"):
+            call()

@@ -46,14 +46,15 @@ def pad(
 ) -> Rows:
     """Give each document a row: its first `length` tokens, or (keep_end) one less and its last (PACKING-9, -14)."""
     _check(documents, length, pad_id, supervised)
-    kept = [d[:length] if len(d) <= length or not keep_end else [*d[: length - 1], d[-1]] for d in documents]
+    kept = [_cut(document, length, keep_end) for document in documents]
     place = {(d, i): (d, i) for d, document in enumerate(kept) for i in range(len(document))}
     rows = _fill(kept, place, (len(kept), length), pad_id)
-    if supervised is None:
-        return rows
-    last = {(d, length - 1) for d, document in enumerate(documents) if keep_end and len(document) > length}
-    mask = [[s[-1] if (d, i) in last else flag for i, flag in enumerate(s)] for d, s in enumerate(supervised)]
-    return _unlearn(rows, mask, place)
+    return rows if supervised is None else _unlearn(rows, [_cut(s, length, keep_end) for s in supervised], place)
+
+
+def _cut(entries: Sequence[Any], length: int, keep_end: bool) -> Sequence[Any]:
+    """Keep the first `length` entries; with `keep_end` the last of all stands in the place of their last."""
+    return [*entries[:length][:-1], entries[-1]] if keep_end else entries[:length]
 
 
 def _unlearn(rows: Rows, supervised: Sequence[Sequence[Any]], place: Place) -> Rows:

@@ -143,7 +143,7 @@ def _yarn(plain: list[float], settings: dict[str, Any], theta: float) -> list[fl
     def index(turns: float) -> float:
         return h / 2 * math.log(length / (2 * math.pi * turns)) / math.log(theta)
 
-    cap = h - 1 if settings["type"] == "yarn" else h // 2 - 1
+    cap = h - 1 if settings["type"] == "yarn" else len(plain) - 1
     low, high = max(math.floor(index(settings["beta_fast"])), 0), min(math.ceil(index(settings["beta_slow"])), cap)
     blended = []
     for i, frequency in enumerate(plain):

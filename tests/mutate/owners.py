@@ -18,6 +18,7 @@ OWNERS = {
     "loss/tokens": ["dpo", "grpo"],
     "model/attention": ["attention", "block"],
     "optim/adamw": ["adamw", "adamw_shell"],
+    "oracle/adamw": ["adamw", "adamw_shell"],
     "generate/generate": ["generate"],
     "generate/steps": ["generate", "sampling"],
     "oracle/bounded*": BOUNDED,
