@@ -1,6 +1,8 @@
 """How networks are judged on the built-in tasks: answers to questions, and preference between two answers."""
 
 import json
+import math
+import statistics
 from dataclasses import asdict
 
 import pytest
@@ -17,7 +19,15 @@ from minimind_ref.train.device import place
 from minimind_ref.train.run_folder import read_network
 from minimind_ref.train.stage_settings import DPOSettings
 from minimind_ref.train.task_preferences import preferences
-from minimind_ref.train.task_scores import Share, TaskQuestion, answers, mean
+from minimind_ref.train.task_scores import (
+    Share,
+    TaskQuestion,
+    answers,
+    exact_match,
+    mean,
+    paired_change,
+    right_probabilities,
+)
 
 TOKENIZER = Tokenizer.load()
 QUESTIONS = [TaskQuestion("t", text, "?") for text in ("one", "two seven", "red", "a cat", "dog")]
@@ -37,6 +47,47 @@ def test_questions_are_answered_as_if_each_were_alone(tmp_path, monkeypatch, tem
         assert text == TOKENIZER.decode(new)
     drawn = [answers(model, TOKENIZER, QUESTIONS, CPU, temperature=1.0, seed=seed, **options) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("template", ["minimind2", "minimind3"])
+def test_a_right_answer_is_as_probable_as_if_its_question_were_alone(tmp_path, monkeypatch, template):
+    monkeypatch.setattr(task_scores, "ROWS", 2)
+    model, _ = read_network(write_network(tmp_path / "start"))
+    questions = [
+        TaskQuestion("t", q.prompt, text) for q, text in zip(QUESTIONS, ("a", "of", "x", "b c", ""), strict=True)
+    ]
+    found = right_probabilities(model, TOKENIZER, questions, CPU, template=template)
+    assert len(set(found)) == len(questions)
+    for question, probability in zip(questions, found, strict=True):
+        chat = encode_chat(TOKENIZER, turns(question.prompt, question.answer), template=template)
+        with torch.no_grad():
+            logp = model(torch.tensor([chat.ids])).logits[0].log_softmax(-1)
+        places = [i for i, learnt in enumerate(chat.supervised) if learnt]
+        expected = math.exp(sum(logp[i - 1, chat.ids[i]].item() for i in places))
+        assert_within(torch.tensor([probability]), torch.tensor([expected]), SUMS)
+
+
+@pytest.mark.parametrize(("right", "total"), [(8, 10), (1, 40), (2.75, 4), (0, 7), (7, 7)])
+def test_an_interval_ends_where_a_share_would_be_two_of_its_standard_errors_away(right, total):
+    """Wilson's: |p − p̂| = z·√(p(1 − p)/n) at both ends, but at those of the range."""
+    share = Share(right, total)
+    for p, edge in zip(share.interval, (0.0, 1.0), strict=True):
+        error = task_scores.Z * math.sqrt(p * (1 - p) / total)
+        assert p == edge == share.value or math.isclose(abs(p - share.value), error, rel_tol=1e-12)
+    assert share.interval[0] <= share.value <= share.interval[1]
+    assert Share(0, 0).interval == (0.0, 1.0)
+
+
+def test_a_change_is_that_of_each_question():
+    change, low, high = paired_change([0.0, 0.5, 0.25, 0.25], [0.5, 0.5, 0.5, 0.75])
+    assert change == 0.3125
+    assert math.isclose(change - low, 1.959963984540054 * statistics.stdev([0.5, 0.0, 0.25, 0.5]) / 2, rel_tol=1e-12)
+    assert math.isclose(high - change, change - low, rel_tol=1e-12)
+
+
+def test_exact_matches_are_counted_by_task():
+    questions = [TaskQuestion(task, "?", answer_) for task, answer_ in (("a", "1"), ("b", "2"), ("a", "3"))]
+    assert exact_match(questions, ["1", "2", "4"]) == {"a": Share(1, 2), "b": Share(1, 1), "all": Share(2, 3)}
 
 
 def test_the_mean_of_several_answers_is_a_share_of_as_many_questions():
