@@ -44,7 +44,7 @@ ALL = (
         wide=("scores", "aux"),
     ),
     Operation(
-        "moe", "moe", "moe", "Forward", backward=_ids("MOE", 9, 15, 19), both=_ids("MOE", 17), dtype="MOE-21",
+        "moe", "moe", "moe", "Forward", backward=_ids("MOE", 15, 19), both=_ids("MOE", 9, 17), dtype="MOE-21",
         choices=("form",),
         needs=("route", "aux_loss", "swiglu"),
     ),
