@@ -149,7 +149,7 @@ def _parse(line: bytes, limit: int) -> dict[str, Any]:
         what = f"{seems}, it seems" if seems else f"byte 0x{line[error.start]:02x} at {error.start}"
         raise RecordError("not UTF-8", what) from None
     except json.JSONDecodeError as error:
-        if b"\0" in line[:4]:
+        if b"\0" in line[:2]:
             raise RecordError("not UTF-8", "UTF-16 or UTF-32, it seems") from None
         raise RecordError("not JSON", f"{error.msg} at character {error.pos}") from None
     except (ValueError, RecursionError) as error:  # a number of 5000 digits, brackets nested 5000 deep
