@@ -331,10 +331,7 @@ def test_packing_13_a_documents_own_endoftext_is_learnt():
     assert rows.labels.tolist() == [[0, 0, 2, -100, -100, -100]]
 
 
-def test_packing_7_what_is_not_given():
-    """The padding id is 0, and every token may be a label."""
-    for rows in (packing.pack([[5, 6]], 3), packing.pad([[5, 6]], 3)):
-        assert rows.input_ids.tolist() == [[5, 6, 0]]
+def test_packing_15_without_a_mask_every_token_may_be_a_label():
     tokens, starts = np.array([5, 6, 7, 8]), np.array([0, 2])
     given_ = packing.packed_row(tokens, starts, 5, pad_id=9, supervised=np.ones(4, bool))
     for found, expected in zip(packing.packed_row(tokens, starts, 5, pad_id=9), given_, strict=True):
