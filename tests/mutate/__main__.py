@@ -9,7 +9,7 @@ Edits: swapped arithmetic, moved and turned comparisons, and for or, signs and a
 1, slices and ranges off by one, min for max, dropped statements, negated conditions, neighbouring arguments swapped
 (mutants.py). A mutant is killed when a test of the files that own its module (owners.py) fails, hangs or crashes.
 
-A survivor is either a hole in the tests, or explained in survivors.txt. The gate is binary: exit code 1 for a survivor
+A survivor is either a hole in the tests, or explained in survivors/. The gate is binary: exit code 1 for a survivor
 without a reason, and for a reason whose mutant is gone. Verdicts are appended to --results as lines of JSON and are
 not asked for twice: a killed mutant stays so while its file does not change, a survivor while its tests do not either.
 """
@@ -30,7 +30,7 @@ from tests.mutate.judge import Judge, Module, Verdict, forked, judge_loaded, run
 from tests.mutate.mutants import Mutant, mutants
 from tests.mutate.owners import ROOT, owners
 
-SURVIVORS = Path(__file__).with_name("survivors.txt")
+SURVIVORS = Path(__file__).with_name("survivors")
 QUICK = [
     f"minimind_ref/{name}.py"
     for name in (
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             groups[owners(path)].append((path, {m.identity for m in pending}))
     for tests, paths in groups.items():
         judge_group(tests, paths, known)
-    return summary(chosen, Results(options.results), explained(SURVIVORS.read_text(encoding="utf-8")))
+    return summary(chosen, Results(options.results), explained(survivors()))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -154,8 +154,13 @@ class Results:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+def survivors() -> str:
+    """Give the survivors of all folders of the package, with their reasons."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(SURVIVORS.glob("*.txt")))
+
+
 def explained(text: str) -> dict[str, str]:
-    """Read survivors.txt: a reason on a line of its own, then its mutants, each after four spaces; # is a comment."""
+    """Read survivors/*.txt: a reason on a line of its own, then its mutants, each after four spaces; # is a comment."""
     reasons, reason = {}, ""
     for line in text.splitlines():
         if line.startswith("    "):

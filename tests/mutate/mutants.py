@@ -30,6 +30,7 @@ SYMMETRIC = {
     *("array_equal", "equal", "isclose", "allclose", "isinstance", "issubclass"),  # the last two raise at once
 }
 AXES = {"dim", "axis"}  # moved by one; -1 is not made 1, which of two axes is the same one
+PROSE = {"prog", "description", "epilog", "help", "metavar"}  # of argparse, for people
 ASSERTIONS = {"strict"}  # of zip: where the lengths are equal, and they are, it changes nothing
 BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
 
@@ -263,6 +264,6 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
             yield "swap", ast.Call(node.func, [*node.args[:i], b, a, *node.args[i + 2 :]], node.keywords)
     for i in range(len(node.keywords) - 1):
         a, b = node.keywords[i : i + 2]
-        if a.arg and b.arg and ast.dump(a.value) != ast.dump(b.value):
+        if a.arg and b.arg and not {a.arg, b.arg} & PROSE and ast.dump(a.value) != ast.dump(b.value):
             swapped = [ast.keyword(a.arg, b.value), ast.keyword(b.arg, a.value)]
             yield "swap", ast.Call(node.func, node.args, [*node.keywords[:i], *swapped, *node.keywords[i + 2 :]])
