@@ -15,6 +15,7 @@ from minimind_ref.errors import run_command
 from minimind_ref.files import write_atomically
 from minimind_ref.optim.adamw import AdamW
 from minimind_ref.train import session as session_module
+from minimind_ref.train.checkpoint import kept_alone
 
 
 @pytest.fixture
@@ -86,6 +87,18 @@ def test_inspect_ends_quietly_where_nobody_reads_on(tmp_path, corpus):
         assert process.stderr.read() == "error: nobody reads stdout any more\n"
     assert process.returncode == 1
     assert run_command(inspect.main, [str(tmp_path / "out")]) == 0
+
+
+def test_a_second_run_in_one_folder_is_refused_and_a_killed_ones_mark_is_not_in_the_way(tmp_path, corpus):
+    out = tmp_path / "out"
+    flags = [*SMALL, "--data_path", corpus, "--out_dir", out, "--max_steps", 1]
+    out.mkdir()
+    with kept_alone(out):
+        refused = train_elsewhere(*flags)
+        assert refused.returncode == 2 and refused.stderr == f"error: --out_dir {out}: another run is at work there\n"
+        assert refused.stdout == "" and contents(out) == {".running": b""}
+    (out / ".running").touch()
+    assert train(*flags) == 0 and ".running" not in contents(out)
 
 
 def test_a_network_that_no_memory_holds_is_one_line(tmp_path, corpus, capsys):

@@ -1,4 +1,4 @@
-"""The files of a run folder: written whole or not at all, read with complaints of one line."""
+"""The files of a run folder: written whole or not at all, by one run at a time, read with complaints of one line."""
 
 import json
 import tempfile
@@ -20,6 +20,11 @@ from minimind_ref.train.distributed import gather
 from minimind_ref.train.loop import Progress, Run
 from minimind_ref.train.stage import Stage
 from minimind_ref.train.stage_settings import STAGES
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FORMAT = 1
 """Version of the resume file; another one is refused."""
@@ -53,6 +58,29 @@ def prepare_folder(path: Path) -> bool:
             return fresh
     except OSError as error:
         raise UserError(f"--out_dir {path}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def kept_alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder until this one ends, however it does; UserError where one is at work in it.
+
+    The lock belongs to the process, not to its data workers, which may outlive it for a moment.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = folder / ".running"
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"--out_dir {folder}: another run is at work there") from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

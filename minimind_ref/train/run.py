@@ -14,7 +14,7 @@ from minimind_ref.data.jsonl import DataError
 from minimind_ref.errors import RunError, UserError
 from minimind_ref.optim.adamw import AdamW
 from minimind_ref.optim.grad_scaler import GradScaler
-from minimind_ref.train.checkpoint import prepare_folder, restore
+from minimind_ref.train.checkpoint import kept_alone, prepare_folder, restore
 from minimind_ref.train.device import BATCH_SIZE, Placement, is_out_of_memory, place
 from minimind_ref.train.distributed import Ranks, is_left_alone, local_rank, process_group, share_weights
 from minimind_ref.train.loop import Run, parameter_groups
@@ -41,8 +41,10 @@ def run_stage(name: str, config: ModelConfig, settings: Settings, resume: Mappin
     folder = Path(settings.out_dir)
     with process_group(settings.ddp, placement.device) as ranks:
         fresh = prepare_folder(folder)
+        alone = kept_alone(folder) if ranks.main else contextlib.nullcontext()
         try:
-            session(name, config, settings, placement, ranks, resume).train()
+            with alone:
+                session(name, config, settings, placement, ranks, resume).train()
         except (OSError, RuntimeError, UserError) as error:
             if fresh and ranks.main:
                 _remove_if_empty(folder)

@@ -167,5 +167,5 @@ class Session:
             return
         self._say("sample    " + self.stage.sample(self.run.model).replace("\n", "\n          "))
         draw_curves(self.folder, self.name, self.stage.curves)
-        names = sorted(path.name for path in self.folder.iterdir())
+        names = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
         self._say(f"written   {self.folder}/: {', '.join(names)}")
