@@ -127,7 +127,6 @@ DERIVED = {
 
 def _validate(config: ModelConfig) -> None:
     c = config
-    assert c.num_key_value_heads and c.head_dim  # filled above
     _require(
         c.num_attention_heads % c.num_key_value_heads == 0,
         c,
@@ -176,7 +175,7 @@ def validate_rope_scaling(scaling: Mapping[str, Any]) -> None:
         value, least = scaling[name], -math.inf if name == "attention_factor" else 0
         if (name, value) != ("attention_factor", None) and not (_is_number(value) and least < value < math.inf):
             raise ValueError(f"rope_scaling {name}={value!r} must be a number above {least} and finite")
-    if not scaling.get("factor", 1.0) >= 1:
+    if scaling.get("factor", math.inf) < 1:
         raise ValueError(f"rope_scaling factor={scaling['factor']} must be at least 1")
     fast, slow = scaling.get("beta_fast", 32), scaling.get("beta_slow", 1)
     if not fast >= slow:

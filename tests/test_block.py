@@ -364,8 +364,17 @@ def test_block_7_shared_experts_take_part_where_they_are_named():
     assert (run(module_of(config, parameters), stream(14))[0] != y).all()
 
 
-# ---- refusals ----
 DENSE = parameters_of(config_of("minimind2"))
+
+
+def test_block_8_a_layer_without_experts_needs_no_word_about_them():
+    options = options_of(config_of("minimind2"))
+    few = {name: options[name] for name in ("num_heads", "num_kv_heads", "eps", "norm_cast")}
+    least, most = (oracle.block(stream(), DENSE, *tables(), **given)[0] for given in (few, options))
+    assert_same(least, most)
+
+
+# ---- refusals ----
 
 
 def without(name):

@@ -87,9 +87,16 @@ def write_run(folder, model, stage="full_sft", **settings):
     return folder
 
 
-def chat(*flags, stdin=b""):
+class Typed(io.TextIOWrapper):
+    """What someone types into a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def chat(*flags, stdin=b"", reader=io.TextIOWrapper):
     """The command's exit code, run in this process."""
-    old, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(stdin))
+    old, sys.stdin = sys.stdin, reader(io.BytesIO(stdin))
     try:
         return run_command(command.main, ["--device", "cpu", *map(str, flags)])
     finally:
@@ -231,6 +238,37 @@ def test_ctrl_c_stops_the_answer_and_at_the_input_line_it_leaves_the_second_time
         terminal.close()
 
 
+def test_in_a_terminal_it_says_what_it_is_and_converses(tmp_path, capsys):
+    run = write_run(tmp_path / "run", short())
+    assert chat("--from", run, stdin=b"one\n\n/exit\ntwo\n", reader=Typed) == 0
+    printed = capsys.readouterr()
+    assert printed.out == TEXT + "\n"
+    pattern = f"weights   {re.escape(str(run / 'weights.pth'))}\ndevice    .*cpu.*\ntemplate  minimind2\n(> ){{3}}"
+    assert re.fullmatch(pattern, printed.err)
+
+
+def test_the_prompt_for_a_line_is_beside_the_answers_where_they_go_to_the_terminal_too(tmp_path, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", Typed(written, encoding="utf-8"))
+    run = write_run(tmp_path / "run", short())
+    assert chat("--from", run, stdin=b"one\n/exit\n", reader=Typed) == 0
+    assert written.getvalue().decode() == f"> {TEXT}\n> "
+
+
+def test_every_piece_is_written_at_once(monkeypatch):
+    written, talk = io.BytesIO(), conversation(short())
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written))
+
+    def answer(turns, prompt, write):
+        for end in (1, 2):
+            write("ab"[end - 1])
+            assert written.getvalue() == b"ab"[:end]
+
+    monkeypatch.setattr(talk, "answer", answer)
+    command.speak(talk, "Hi")
+    assert written.getvalue() == b"ab\n"
+
+
 def converse(monkeypatch, talk, *lines):
     """A conversation in this process; a line may be an exception that the terminal raises."""
     given = iter([*lines, EOFError()])
@@ -250,7 +288,18 @@ def test_the_end_of_the_input_leaves(monkeypatch, capsys):
     talk = conversation(short())
     assert converse(monkeypatch, talk, KeyboardInterrupt(), "one", KeyboardInterrupt()) == []
     assert [turn["content"] for turn in talk.turns] == ["one", TEXT]
+    assert capsys.readouterr().err.count("Ctrl-C once more, or Ctrl-D, leaves\n") == 2
     assert len(converse(monkeypatch, talk, KeyboardInterrupt(), KeyboardInterrupt(), "two")) == 2
+
+
+def test_an_interrupt_stops_the_answer_and_not_the_conversation(monkeypatch, capsys):
+    def interrupted(*prepared):
+        raise KeyboardInterrupt
+
+    talk = conversation(short())
+    monkeypatch.setattr(talk, "answer", interrupted)
+    assert converse(monkeypatch, talk, "one", "two") == []
+    assert capsys.readouterr().err.count("stopped\n") == 2
 
 
 def test_commands(monkeypatch, capsys):
@@ -413,7 +462,7 @@ def test_the_seed_makes_an_answer_repeatable(tmp_path, capsys):
         assert chat("--from", run, "--prompt", "Hi", "--max_new_tokens", 8, *flags) == 0
         return capsys.readouterr().out
 
-    assert answer("--seed", 3) == answer("--seed", 3) != answer("--seed", 4)
+    assert answer("--seed", 0) == answer("--seed", 0) != answer("--seed", 2**63 - 1)
     assert answer() != answer()
     greedy = answer("--temperature", 0)
     for flags in (("--top_k", 1), ("--top_p", 0), ("--min_p", 1)):
@@ -471,6 +520,7 @@ def test_weights_that_have_only_been_pretrained_are_called_so(tmp_path, capsys):
         (["--prompt", "Hi", "--min_p", "-0.5"], b"", "--min_p=-0.5"),
         (["--prompt", "Hi", "--repetition_penalty", "0"], b"", "--repetition_penalty=0.0"),
         (["--prompt", "Hi", "--seed", "-1"], b"", "--seed -1"),
+        (["--prompt", "Hi", "--seed", str(2**63)], b"", "--seed 9223372036854775808"),
         (["--prompt", "Hi", "--template", "chatml"], b"", "--template"),
         (["--prompt", "Hi", "--device", "abacus"], b"", "--device abacus"),
         (["--prompt", "Hi", "--thinking"], b"", "--thinking needs"),
@@ -485,10 +535,17 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, flags, stdin, m
     assert printed.out == "" and message in printed.err and printed.err.count("\n") == 1
 
 
+def test_a_closed_stdin_is_refused(tmp_path, capsys):
+    assert chat("--from", write_run(tmp_path / "run", short()), reader=lambda stream: None) == 2
+    assert capsys.readouterr().err == "error: stdin is closed: give --prompt\n"
+
+
 def test_a_folder_that_is_no_network_is_refused(tmp_path, capsys):
     for source, message in ((tmp_path / "no", "no: no such file"), (tmp_path, "config.json")):
         assert chat("--from", source, "--prompt", "Hi") == 2
         assert message in capsys.readouterr().err
+    assert chat("--prompt", "Hi") == 2
+    assert "required: --from" in capsys.readouterr().err
     run = write_run(tmp_path / "run", short())
     (run / "tokenizer.json").unlink()
     assert chat("--from", run, "--prompt", "Hi") == 2

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimind_ref import PRESETS, ModelConfig, Transformer, count_parameters
+from minimind_ref.flags import Parser, add_fields, parse
 
 EXACT = {  # SYSTEM: parameters, and those active per token
     "tiny": (1_606_784, 1_606_784),
@@ -63,6 +64,12 @@ def test_what_is_not_given_follows_from_the_rest():
     assert PRESETS["minimind-3"].intermediate_size == 2432
 
 
+@pytest.mark.parametrize("name", ["num_key_value_heads", "head_dim", "intermediate_size", "moe_intermediate_size"])
+def test_a_flag_may_leave_to_the_rest_what_follows_from_it(name):
+    add_fields(parser := Parser(), ModelConfig, {}, "model")
+    assert parse(parser, [f"--{name}", "none"]) == {name: None}
+
+
 def test_replace_derives_anew_but_keeps_what_was_given():
     config = ModelConfig(hidden_size=512, intermediate_size=100).replace(hidden_size=256)
     assert (config.head_dim, config.intermediate_size) == (32, 100)
@@ -84,7 +91,10 @@ def test_replace_derives_anew_but_keeps_what_was_given():
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ["'linear'", "yarn"]),
         ({"rope_scaling": {"type": "yarn", "faktor": 2.0}}, ["'faktor'", "factor"]),
         ({"rope_scaling": {"type": "yarn", "beta_fast": 1, "beta_slow": 2}}, ["beta_fast=1", "beta_slow=2"]),
+        ({"rope_scaling": {"type": "yarn", "factor": float("inf")}}, ["factor=inf", "finite"]),
+        ({"rope_scaling": {"type": "yarn", "factor": 4, "beta_slow": 0}}, ["beta_slow=0", "above 0"]),
         ({"hidden_size": 0}, ["hidden_size=0", "at least 1"]),
+        ({"vocab_size": 2**31}, ["vocab_size=2147483648", "below 2**31"]),
         ({"hidden_size": 512.0}, ["hidden_size=512.0", "integer"]),
         ({"num_hidden_layers": True}, ["num_hidden_layers=True", "integer"]),
         ({"num_shared_experts": -1}, ["num_shared_experts=-1", "at least 0"]),
@@ -103,8 +113,21 @@ def test_an_impossible_network_is_refused_with_both_values(fields, named):
         assert text in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rope_theta": 1.5, "rope_scaling": {"type": "yarn", "factor": 1}},
+        {"rope_scaling": {"type": "yarn", "factor": 4, "attention_factor": -0.5}},
+        {"rope_scaling": {"type": "yarn", "factor": 4, "attention_factor": None}},
+    ],
+    ids=str,
+)
+def test_a_rotary_scaling_at_the_edge_of_what_has_a_meaning_is_taken(fields):
+    assert ModelConfig(**fields).rope_scaling == fields["rope_scaling"]
+
+
 def test_a_configuration_survives_json():
-    for config in PRESETS.values():
+    for config in (*PRESETS.values(), ModelConfig(num_attention_heads=4)):
         assert ModelConfig(**config.to_dict()) == config
 
 

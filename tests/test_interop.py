@@ -64,10 +64,18 @@ def refused(path, *words, **options):
 
 @pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"tiny"}))
 def test_every_preset_is_read_off_its_shapes(name):
+    assert_read_off(PRESETS[name])
+
+
+def test_one_expert_is_a_mixture():
+    assert_read_off(PRESETS["minimind-3-moe"].replace(num_experts=1))
+
+
+def assert_read_off(config):
     with torch.device("meta"):
-        state = dict(Transformer(PRESETS[name]).state_dict())
+        state = dict(Transformer(config).state_dict())
     del state[HEAD]  # tied
-    assert infer_config(state) == PRESETS[name]
+    assert infer_config(state) == config
 
 
 @pytest.mark.parametrize("name", REDUCED)
@@ -90,6 +98,13 @@ def test_query_rows_that_eight_heads_do_not_divide(tmp_path):
     config = reduced("minimind2", num_attention_heads=6, num_key_value_heads=3, head_dim=10)
     save_minimind(network(config), tmp_path / "w.pth")
     refused(tmp_path / "w.pth", "model.layers.0.self_attn.q_proj.weight has 60 rows", "8", "config")
+
+
+@pytest.mark.parametrize("which", ["q", "k"])
+def test_rows_that_the_width_of_a_head_does_not_divide(which, tmp_path):
+    name = f"model.layers.0.self_attn.{which}_proj.weight"
+    torch.save({**weights(REDUCED["minimind-3"]), name: torch.ones(47, 48)}, tmp_path / "w.pth")
+    refused(tmp_path / "w.pth", f"{name} has 47 rows, no multiple of 10 entries of a head")
 
 
 # MiniMind: what is accepted
@@ -191,6 +206,10 @@ def test_other_files_are_refused(tmp_path):
     refused(path, QUERY, "twice")
     torch.save({"tok_embeddings.weight": torch.ones(61, 48)}, path)
     refused(path, f"{EMBEDDING} is missing")
+    for shape in ((61, 48, 1), (0, 48)):
+        torch.save({**weights(), EMBEDDING: torch.ones(shape)}, path)
+        refused(path, f"{EMBEDDING} has shape {shape} but must have 2 axes, none empty")
+    refused(tmp_path, "cannot be read (Is a directory)")
 
 
 def test_code_in_a_file_is_not_run(tmp_path):
@@ -250,9 +269,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
 def test_a_folder_gives_back_what_was_written_without_transformers(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     config = REDUCED[name]
-    save_huggingface(network(config), tmp_path)
+    folder = tmp_path / "new" / "folder"
+    save_huggingface(network(config), folder)
     before = torch.get_rng_state()
-    model = load_huggingface(tmp_path)
+    model = load_huggingface(folder)
     assert_same(torch.get_rng_state(), before)
     assert model.config == config.replace(norm_cast="before")
     assert_same_weights(model, weights(config))
@@ -263,8 +283,11 @@ def test_the_folder_is_what_transformers_expects(tmp_path):
     save_huggingface(network(REDUCED["minimind-3-moe"]), tmp_path, torch.bfloat16)
     fields = json.loads((tmp_path / "config.json").read_text())
     expected = {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "torch_dtype": "bfloat16"}
-    expected |= {"num_experts": 3, "head_dim": 10, "rope_theta": 1e6, "rms_norm_eps": 1e-6, "eos_token_id": 2}
-    assert {name: fields[name] for name in expected} == expected
+    expected |= {"num_experts": 3, "head_dim": 10, "rope_theta": 1e6, "rms_norm_eps": 1e-6}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    assert {name: fields[name] for name in expected | ids} == expected | ids
+    generation = json.loads((tmp_path / "generation_config.json").read_text())
+    assert generation == {**ids, "_from_model_config": True}
     state = load_file(tmp_path / "model.safetensors")
     assert HEAD not in state and state[EMBEDDING].dtype == torch.bfloat16
     assert state["model.layers.1.mlp.experts.2.down_proj.weight"].shape == (48, 40)
@@ -333,11 +356,16 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 
 
 def test_absent_fields_have_transformers_values():
-    config = from_huggingface({k: v for k, v in LLAMA.items() if k != "max_position_embeddings"})
+    fields = {k: v for k, v in LLAMA.items() if k != "max_position_embeddings"}
+    config = from_huggingface(fields)
     got = (config.num_key_value_heads, config.head_dim, config.rms_norm_eps, config.rope_theta)
     assert got == (6, 8, 1e-6, 10000.0)
     assert (config.max_position_embeddings, config.tie_word_embeddings, config.norm_cast) == (2048, False, "before")
     assert from_huggingface({**LLAMA, "model_type": "qwen3"}).head_dim == 128
+    for kind in ("qwen3", "qwen3_moe"):
+        config = from_huggingface({**fields, "model_type": kind})
+        assert config.max_position_embeddings == 32768
+    assert (config.num_experts, config.num_experts_per_tok, config.aux_loss_coef) == (128, 8, 0.001)
     moe = from_huggingface({**LLAMA, "model_type": "qwen3_moe", "num_local_experts": 5, "num_experts_per_tok": 3})
     assert (moe.num_experts, moe.num_experts_per_tok, moe.norm_topk_prob, moe.head_dim) == (5, 3, False, 8)
     assert moe.qk_norm and moe.use_moe and moe.num_shared_experts == 0 and moe.moe_intermediate_size == 768
@@ -351,6 +379,7 @@ def test_absent_fields_have_transformers_values():
         {"rope_parameters": {**YARN, "rope_theta": 5e5}},
         {"rope_theta": 1e4, "rope_parameters": {**YARN, "rope_theta": 5e5, "beta_fast": None, "truncate": True}},
         {"rope_theta": 5e5, "rope_scaling": {**YARN, "factor": None}},
+        {"rope_theta": 5e5, "rope_scaling": YARN, "partial_rotary_factor": 1.0},
     ],
 )
 def test_every_form_of_the_rotary_settings(fields):
@@ -419,11 +448,13 @@ def test_broken_folders_are_refused_in_one_line(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"short")
     expect(r"model\.safetensors: truncated, or not a safetensors file")
     (tmp_path / "model.safetensors").unlink()
-    expect(r"model\.safetensors: cannot be read")
+    expect(r"model\.safetensors: cannot be read \(No such file")
     state = weights()
     del state[HEAD], state[QUERY]
     save_file(state, tmp_path / "model.safetensors")
     expect(f"{QUERY} is missing")
+    save_file({**state, QUERY: torch.ones(2, 24, 48)}, tmp_path / "model.safetensors")  # no fused experts
+    expect(rf"{QUERY} has shape \(2, 24, 48\)")
 
 
 def test_a_missing_safetensors_names_the_extra(tmp_path, monkeypatch):

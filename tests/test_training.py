@@ -3,6 +3,9 @@
 `python tests/test_training.py` prints the table of specs/training.md: how the two free runs part, and why.
 """
 
+import ast
+import inspect
+import re
 from functools import cache
 from types import SimpleNamespace
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from arrays import draw, draw_integers
+from runs import ROOT
 from spec_blocks import FLOAT, floats, numbers, source
 from steps import EXPERTS, PARTS, QK, SHAPE, assert_step_agrees, carrying, flat, make_run, state_of
 from tolerance import assert_same, assert_within
@@ -20,6 +24,7 @@ from minimind_ref.data.batches import Batch, collate
 from minimind_ref.data.packing import pack, pad
 from minimind_ref.golden import files
 from minimind_ref.golden.folder import Folder
+from minimind_ref.kit import our_step
 from minimind_ref.loss.cross_entropy import cross_entropy
 from minimind_ref.optim.adamw import AdamW
 from minimind_ref.optim.grad_scaler import GradScaler
@@ -150,6 +155,16 @@ def test_training_2_4_the_definition_gives_the_oracles_step():
         for n, x in getattr(expected, part).items():
             # The gradients that the definition is given are the oracle's own, twice as far from the truth as torch's.
             assert_within(np.reshape(floats(found[n]), x.shape), value(x), 4 * bound(x))
+
+
+def test_training_2_both_faces_have_the_defaults_that_the_spec_writes():
+    text = (ROOT / "specs/training.md").read_text(encoding="utf-8")
+    (written,) = ast.parse(f"def {re.search(r'`(training_step.*?) ->', text)[1]}: ...").body
+    pairs = zip(written.args.kwonlyargs, written.args.kw_defaults, strict=True)
+    named = {a.arg: ast.literal_eval(d) for a, d in pairs if d is not None and a.arg != "objective"}
+    for face in (oracle.training_step, our_step.training_step):
+        own = inspect.signature(face).parameters
+        assert {name: own[name].default for name in named} == named
 
 
 def composed(parts):
@@ -373,7 +388,7 @@ def test_training_7_padding_and_what_it_holds_change_nothing():
 
 
 def test_training_8_a_window_without_targets_moves_by_decay_and_momentum_only():
-    window = [{"input_ids": np.array([[5, 9, 7]]), "labels": np.full((1, 3), -100)}]
+    window = [{"input_ids": [[5, 9, 7]], "labels": [[-100] * 3]}]
     state, s = recorded("dense")[0][3], SETTINGS
     new, report = oracle.training_step(state, window, CONFIGS["dense"].to_dict(), **s)
     assert report.loss == report.norm == report.num_tokens == 0 and new.step == 4

@@ -179,6 +179,12 @@ def test_transformer_12_the_normaliser_and_the_aux_weight_are_free():
     assert_within(value(mean[0]), value(both), bound(mean[0]) + bound(both))
     silent = oracle.loss_and_gradients(parameters, ids, np.full((B, S), -100), config.to_dict(), aux_weight=0)
     assert silent[0] == 0 and all((g == 0).all() for g in silent[1].values())
+    single = np.where(np.arange(B * S).reshape(B, S) == 7, labels, -100)
+    alone, summed = (
+        oracle.loss_and_gradients(parameters, ids, single, config.to_dict(), aux_weight=0, **given)[0]
+        for given in ({}, {"normaliser": 1})
+    )
+    assert_same(alone, summed)
 
 
 # ---- names, head, positions ----

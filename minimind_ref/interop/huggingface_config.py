@@ -85,9 +85,7 @@ def to_huggingface(config: ModelConfig) -> dict[str, Any]:
         fields[name] = getattr(c, name)
     fields |= {"model_type": kind, "architectures": [ARCHITECTURES[kind]], "hidden_act": "silu"}
     fields |= {"attention_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": c.tie_word_embeddings}
-    fields |= {"rope_scaling": published_yarn(c), "initializer_range": 0.02, "use_cache": True}
-    if kind != "llama":
-        fields |= {"use_sliding_window": False, "sliding_window": None}
+    fields["rope_scaling"] = published_yarn(c)
     if kind == "qwen3_moe":
         fields |= {"num_experts": c.num_experts, "num_experts_per_tok": c.num_experts_per_tok}
         fields |= {"moe_intermediate_size": c.moe_intermediate_size, "norm_topk_prob": c.norm_topk_prob}

@@ -57,7 +57,6 @@ def published_yarn(config: ModelConfig) -> dict[str, Any] | None:
     published = {**dict(zip(names, values, strict=True)), "attention_factor": yarn_attention_factor(scaling)}
     if scaling["type"] != "yarn" and c.max_position_embeddings <= published["original_max_position_embeddings"]:
         return None  # MiniMind's gate: the table is not longer than the original one
-    assert c.head_dim
     ours = rope_frequencies(c.head_dim, theta=c.rope_theta, scaling=scaling)
     theirs = rope_frequencies(c.head_dim, theta=c.rope_theta, scaling={**published, "type": "yarn"})
     if not torch.equal(ours, theirs):

@@ -13,7 +13,7 @@ def float64(array: Any) -> Any:
 
 def require_rank(name: str, array: Any, rank: int, at_least: bool = False) -> None:
     """Refuse an array that has not `rank` axes (or, `at_least`, fewer)."""
-    if array.ndim != rank and not (at_least and array.ndim > rank):
+    if array.ndim < rank or (array.ndim > rank and not at_least):
         bound = "at least " if at_least else ""
         raise ValueError(f"{name} has {array.ndim} axes but needs {bound}{rank}; its shape is {tuple(array.shape)}")
 

@@ -50,14 +50,14 @@ def dpo_objective(*, reduction: str = "sum", **options: Any) -> Objective:
             sequence_logp(logp, targets(batch), reduction=reduction)
             for logp in (label_logp(logits, batch["labels"]), batch["reference_logp"])
         )
-        return policy[0::2], policy[1::2], reference[0::2], reference[1::2]
+        return policy[::2], policy[1::2], reference[::2], reference[1::2]
 
     def total(logits: Any, batch: Batch) -> Any:
         return np.sum(dpo_losses(*margins(logits, batch), **options))
 
     def total_vjp(logits: Any, batch: Batch, cotangent: Any) -> Any:
         sequences = margins(logits, batch)
-        each = cotangent * np.ones_like(sequences[0])
+        each = np.full_like(sequences[0], cotangent)
         chosen, rejected, *_ = dpo_losses_vjp(*sequences, **options, cotangent=each)
         dsequence = np.stack([chosen, rejected], axis=1).reshape(-1)
         logp, mask = label_logp(logits, batch["labels"]), targets(batch)
@@ -100,7 +100,7 @@ def label_logp(
     logits: Float[Array, "..."], labels: Int[np.ndarray, "..."], *, temperature: float = 1.0
 ) -> Float[Array, "b s"]:
     """Give log softmax(logits/temperature) at each label; where there is none, at id 0, which nobody reads."""
-    return token_logp(_scaled(logits, temperature), np.where(labels == IGNORE, 0, labels))
+    return token_logp(logits / temperature, np.where(labels == IGNORE, 0, labels))
 
 
 def label_logp_vjp(
@@ -108,8 +108,4 @@ def label_logp_vjp(
 ) -> Float[Array, "b s v"]:
     """Pull `cotangent` (b s) back to the logits."""
     safe = np.where(labels == IGNORE, 0, labels)
-    return _scaled(token_logp_vjp(_scaled(logits, temperature), safe, cotangent=cotangent), temperature)
-
-
-def _scaled(logits: Any, temperature: float) -> Any:
-    return logits if temperature == 1 else logits / temperature
+    return token_logp_vjp(logits / temperature, safe, cotangent=cotangent) / temperature

@@ -29,7 +29,7 @@ def byte_alphabet() -> list[str]:
     """Name each byte by one visible character: its own where it prints, else the next from U+0100 on (TOKENIZER-3)."""
     names, spare = [], 0x100
     for byte in range(256):
-        visible = 0x21 <= byte <= 0x7E or (0xA1 <= byte <= 0xFF and byte != 0xAD)
+        visible = 0x21 <= byte <= 0x7E or (byte >= 0xA1 and byte != 0xAD)
         names.append(chr(byte if visible else spare))
         spare += not visible
     return names
