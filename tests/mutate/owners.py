@@ -8,12 +8,12 @@ BOUNDED = ["bounded", "bounded_array", "tolerance"]
 ELSEWHERE = ("kit/", "golden/")  # their files share names with components, whose tests are not theirs
 OWNERS = {
     "checks": ["attention", "moe", "rope", "cross_entropy", "dpo"],
-    "errors": ["failures", "train"],
+    "errors": ["commands"],
     "evaluate": ["evaluation", "failures"],
-    "files": ["failures", "train"],
-    "flags": ["failures", "train"],
-    "inspect": ["train", "failures"],
-    "progress": ["token_file", "train"],
+    "files": ["commands"],
+    "flags": ["commands"],
+    "inspect": ["commands"],
+    "progress": ["commands"],
     "loss/grpo_terms": ["grpo"],
     "loss/tokens": ["dpo", "grpo"],
     "model/attention": ["attention", "block"],
