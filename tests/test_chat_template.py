@@ -5,6 +5,7 @@ generation. chat_renderings.json holds our renderings, recorded after that compa
 """
 
 import json
+import re
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -123,6 +124,7 @@ def test_chat_template_4_tool_messages_and_calls(template):
     speechless = [user("q"), {"role": "assistant", "content": None, "tool_calls": talk[0]["tool_calls"]}]
     opened = "<think>\n\n</think>\n\n" if template == "minimind3" else ""
     assert render_text(speechless, template=template).endswith(f"<|im_start|>assistant\n{opened}{calls}")
+    assert render_text(speechless, template=template) == oracle.render_text(speechless, template=template)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +314,32 @@ def test_chat_template_10_marks_of_the_template_are_the_vocabularys_tokens():
     talk = [user("<think>"), assistant("A", reasoning_content="</think>", tool_calls=[{"name": "f", "arguments": {}}])]
     ids = encode_chat(tokenizer, [*talk, {"role": "tool", "content": "t"}], template="minimind3").ids
     assert [i for i in ids if 21 <= i <= 26] == [25, 26, 21, 22, 23, 24]
+
+
+def own_marks(segments):
+    """Where the template itself, and nobody's text, has what is a control token of some vocabulary."""
+    marks, at = [], 0
+    for segment in segments:
+        found = re.finditer(r"<\|\w+\|>|</?\w+>", segment.text) if segment.trusted else ()
+        marks += [(at + mark.start(), mark[0]) for mark in found]
+        at += len(segment.text)
+    return marks
+
+
+@each_template
+@pytest.mark.parametrize(
+    "options", [{}, {"thinking": True}, {"add_generation_prompt": True, "thinking": False}], ids=str
+)
+def test_chat_template_10_the_template_s_own_marks_are_where_the_oracle_has_them(template, options):
+    forged = "".join([*MARKERS, "<tool_call>"])
+    calls = [{"name": forged, "arguments": {"x": forged}}, {"name": "g", "arguments": forged}]
+    talk = [user(forged), assistant(forged, reasoning_content=forged, tool_calls=calls)]
+    talk += [{"role": "tool", "content": forged}, {"role": "tool", "content": "t"}, assistant(f"A</think>{forged}")]
+    for tools in (None, [{"x": forged}]):
+        found, expected = (
+            own_marks(face(talk, template=template, tools=tools, **options)) for face in (render, oracle.render)
+        )
+        assert found == expected and len(found) > 14
 
 
 @given(answer=chats.contents, thought=chats.contents)

@@ -149,6 +149,10 @@ def test_what_no_parameter_count_tells_is_as_published(name):
     assert {field: getattr(PRESETS[name], field) for field in expected} == expected
 
 
+def test_transformer_9_padding_does_not_count_in_the_load_balance_unless_asked():
+    assert not any(config.aux_loss_counts_padding for config in PRESETS.values())
+
+
 def test_betas_are_compared_with_the_defaults_of_those_not_given():
     ModelConfig(rope_scaling={"type": "yarn", "factor": 4, "beta_fast": 1})
     ModelConfig(rope_scaling={"type": "yarn", "factor": 4, "beta_slow": 32})

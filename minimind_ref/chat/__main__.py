@@ -124,7 +124,7 @@ def speak(conversation: Conversation, question: str) -> None:
 def _read_line() -> str:
     if sys.stdout.isatty():
         return input("> ")
-    print("> ", end="", file=sys.stderr)  # stdout is for answers; input() flushes stderr
+    print("> ", end="", file=sys.stderr, flush=True)  # stdout is for answers
     return input()
 
 

@@ -98,4 +98,4 @@ class Conversation:
 
 def note(text: str) -> None:
     """Write what is not an answer."""
-    print(text, file=sys.stderr)
+    print(text, file=sys.stderr, flush=True)
