@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            near = difflib.get_close_matches(flag, self._option_string_actions)
             self.error(f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else ""))
         return parsed
 
@@ -43,7 +43,7 @@ def add_fields(parser: argparse.ArgumentParser, config: Any, defaults: Mapping[s
         if f.type == "bool":
             options |= {"nargs": "?", "const": True, "type": _boolean, "metavar": "true|false"}
         else:
-            options |= {"type": _converter(f), "metavar": f.name.rsplit("_", 1)[-1].upper()}
+            options |= {"type": _converter(f), "metavar": f.name.split("_")[-1].upper()}
             if "options" in f.metadata:
                 options |= {"choices": f.metadata["options"], "metavar": "|".join(f.metadata["options"])}
         group.add_argument(f"--{f.name}", **options)

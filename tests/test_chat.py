@@ -4,6 +4,7 @@ import io
 import os
 import pty
 import re
+import runpy
 import select
 import signal
 import subprocess
@@ -282,6 +283,14 @@ def converse(monkeypatch, talk, *lines):
     monkeypatch.setattr("builtins.input", read)
     command.converse(talk)
     return list(given)
+
+
+def test_the_module_is_the_command(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "minimind_ref.chat.__main__")
+    monkeypatch.setattr(sys, "argv", ["chat"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("minimind_ref.chat", run_name="__main__")
+    assert ended.value.code == 2 and "(see python -m minimind_ref.chat --help)" in capsys.readouterr().err
 
 
 def test_the_end_of_the_input_leaves(monkeypatch, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import runpy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from minimind_ref.errors import RunError, UserError, run_command
 from minimind_ref.files import write_atomically
 from minimind_ref.flags import Parser, add_fields, parse
 from minimind_ref.progress import progress_bar
-from minimind_ref.train.checkpoint import save_weights, write_json
+from minimind_ref.train.checkpoint import CONTENT, save_weights, write_json
 
 # ---- flags ----
 
@@ -145,6 +146,14 @@ def test_a_reader_who_has_left_is_noticed_before_the_end_and_never_again(monkeyp
     assert capsys.readouterr().err == "error: nobody reads stdout any more\n"
 
 
+def test_a_module_is_a_command(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "minimind_ref.inspect")
+    monkeypatch.setattr(sys, "argv", ["inspect"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("minimind_ref.inspect", run_name="__main__")
+    assert ended.value.code == 2 and "(see python -m minimind_ref.inspect --help)" in capsys.readouterr().err
+
+
 # ---- files ----
 
 
@@ -245,18 +254,39 @@ def test_inspect_counts_the_parameters_of_each_component_and_shared_storage_once
 
 def test_inspect_names_what_is_no_weight_and_what_is_not_finite(tmp_path, capsys):
     nan = float("nan")
-    odd = {"a": torch.tensor([nan, 1.0, nan]), "empty": torch.ones(0), "none": torch.ones(0), "b": torch.ones(5)}
-    torch.save({**odd, "twice": odd["b"], "epoch": 3}, tmp_path / "odd.pth")
+    odd = {"a": torch.tensor([nan, 1.0, nan]), "empty": torch.ones(0), "none": torch.ones(0), "b": torch.ones(1)}
+    odd |= {"sparse": torch.tensor([[0.0, nan]]).to_sparse(), "complex": torch.tensor([nan * 1j])}
+    torch.save({**odd, "whole": torch.ones(2).int(), "twice": odd["b"], "epoch": 3}, tmp_path / "odd.pth")
     lines = described(capsys, tmp_path / "odd.pth")[1:]
     assert [re.sub(" +", " ", line) for line in lines] == [
         " a (3,) float32 2 NOT FINITE",
         " empty (0,) float32",
         " none (0,) float32",
-        " b (5,) float32",
-        " twice (5,) float32 shares storage with a tensor above",
-        " 8 parameters: other 8",
+        " b (1,) float32",
+        " sparse (1, 2) float32 1 NOT FINITE",
+        " complex (1,) complex64 1 NOT FINITE",
+        " whole (2,) int32",
+        " twice (1,) float32 shares storage with a tensor above",
+        " 9 parameters: other 9",
         " not a tensor: epoch",
     ]
+
+
+def test_inspect_says_of_a_resume_file_how_far_its_run_is(tmp_path, capsys):
+    config = ModelConfig(hidden_size=16, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=3)
+    content = dict.fromkeys(CONTENT) | {"format": 7, "stage": "full_sft", "config": config.to_dict()}
+    content |= {"progress": {"steps": 1234}, "optimizer": {"state": {0: {}, 1: {}}}, "model": {"x": torch.ones(2)}}
+    for scaler, shown in ((None, "not used"), ({"scale": 4.0}, "{'scale': 4.0}")):
+        torch.save({**content, "scaler": scaler}, path := tmp_path / "a.pt")
+        lines = described(capsys, path)
+        assert lines[1] == "  resume file, format 7: full_sft run after 1,234 steps"
+        assert lines[2].startswith("  3 layers, 16 wide, 2 query and 1 kv heads, ")
+        assert lines[3] == f"  optimiser: 2 tensors with moments, scaler: {shown}" and "x" in lines[4]
+        assert len(lines) == 6
+    del content["format"]
+    torch.save(content, path)
+    assert run_command(inspect.main, [str(path)]) == 2
+    assert f"{path}: a resume file whose parts are not those of this format" in capsys.readouterr().err
 
 
 def test_inspect_reads_a_folder_s_record_and_its_checkpoints(tmp_path, capsys):

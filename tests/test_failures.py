@@ -241,16 +241,6 @@ def test_a_resume_file_gives_its_weights_where_a_run_recorded_the_network(resume
     assert losses[0] == losses[1] and losses[0]
 
 
-def test_inspect_counts_what_is_not_finite_in_any_tensor(tmp_path, capsys):
-    nan = float("nan")
-    sparse = torch.tensor([[0.0, nan]]).to_sparse()
-    odd = {"sparse": sparse, "complex": torch.tensor([nan * 1j]), "whole": torch.ones(2).int()}
-    torch.save(odd, tmp_path / "odd.pth")
-    assert run_command(inspect.main, [str(tmp_path / "odd.pth")]) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("1 NOT FINITE") == 2 and "5 parameters: other 5" in printed
-
-
 @pytest.mark.slow
 def test_each_process_of_a_failed_run_says_one_line(tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "minimind_ref.train")
