@@ -9,7 +9,6 @@ ELSEWHERE = ("kit/", "golden/")  # their files share names with components, whos
 OWNERS = {
     "checks": ["attention", "moe", "rope", "cross_entropy", "dpo"],
     "errors": ["commands"],
-    "evaluate": ["evaluation", "failures"],
     "files": ["commands"],
     "flags": ["commands"],
     "inspect": ["commands"],
