@@ -143,6 +143,17 @@ def test_weights_are_asked_for_and_must_have_the_tokenizer_s_vocabulary(tmp_path
     assert "vocab_size=50" in capsys.readouterr().err
 
 
+def test_what_is_not_given_is_what_the_help_says(run, corpus, monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr(evaluate, "_evaluate", lambda *arguments: taken.append(vars(arguments[-1])) or ["", ""])
+    printed(capsys, "--from", run, "--data_path", corpus)
+    with pytest.raises(SystemExit):
+        command("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for name in ("max_seq_len", "batch_size", "max_tokens", "on_bad_line", "dtype"):
+        assert re.search(rf"--{name} \S+ [^\[]*\[{taken[0][name]}\]", text.partition("options:")[2])
+
+
 def test_the_module_is_the_command(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "minimind_ref.evaluate")
     monkeypatch.setattr(sys, "argv", ["evaluate"])
