@@ -102,11 +102,13 @@ def test_of_a_long_file_the_first_rows_of_each_half_are_read(run, corpus, capsys
 
 
 def test_without_a_file_it_is_the_built_in_corpus_held_out_part(run, tmp_path, monkeypatch, capsys):
-    whole = tokenise_jsonl(write_corpus(tmp_path / "many.jsonl", 400), TOKENIZER, cache_dir=tmp_path)
-    monkeypatch.setattr(evaluate, "tokenise_corpus", lambda *args, **options: whole)
-    part = split(whole, PretrainSettings.held_out)[1]
+    path = write_corpus(tmp_path / "many.jsonl", 400)
+    monkeypatch.setattr(evaluate, "tokenise_corpus", lambda *given, **named: tokenise_jsonl(path, *given, **named))
+    part = split(tokenise_jsonl(path, TOKENIZER, cache_dir=tmp_path, progress=False), PretrainSettings.held_out)[1]
     expected = sum(len(part.document(number)) - 1 for number in range(part.num_documents))
-    assert 1 < part.num_documents < 10 and numbers(printed(capsys, "--from", run))[3] == expected
+    assert command("--from", run) == 0
+    out, err = capsys.readouterr()
+    assert 1 < part.num_documents < 10 and numbers(out)[3] == expected and err == ""
 
 
 @pytest.mark.parametrize(
