@@ -37,7 +37,7 @@ OWNERS = {
     "data/source": ["token_file", "conversations"],
     "data/tasks/*": ["tasks"],
     "data/token_*": ["token_file"],
-    "data/tokenise": ["token_file"],
+    "data/tokenise": ["token_file", "corpus"],
     "data/tokenizer": ["tokenizer", "tokenizer_files"],
     "data/tokenizer_recipe": ["tokenizer_training"],
     "data/tokenizer_training": ["tokenizer_training"],
