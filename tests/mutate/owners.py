@@ -36,6 +36,7 @@ OWNERS = {
     "data/rows": ["batches", "conversations", "evaluation"],
     "data/source": ["token_file", "conversations"],
     "data/tasks/*": ["tasks"],
+    "data/token_layout": ["token_file", "conversations"],
     "data/token_*": ["token_file"],
     "data/tokenise": ["token_file", "corpus"],
     "data/tokenizer": ["tokenizer", "tokenizer_files"],
