@@ -62,6 +62,11 @@ OWNERS = {
     "golden/*": ["golden"],
     "kit/mutants/*": [],  # wrong already; test_mutants.py says of each that it is rejected
     "kit/peers/*": ["peers_table", "honest"],
+    "kit/compare": ["kit_parts"],
+    "kit/findings": ["kit_parts"],
+    "kit/report": ["kit_parts"],
+    "kit/text": ["kit_parts"],
+    "kit/verdicts": ["kit_parts"],
     "kit/*": ["kit", "kit_verdicts", "kit_choices", "kit_command", "mutants"],
 }
 
