@@ -3,14 +3,18 @@
 import functools
 import itertools
 import json
+import time
 
 import numpy as np
 import pytest
 
-from minimind_ref.kit import Implementation, suspects, verdicts
+from minimind_ref.errors import UserError
+from minimind_ref.kit import Implementation, check, generated, suspects, vectors, verdicts, verify
+from minimind_ref.kit.binding import NoAnswerError
 from minimind_ref.kit.case import Case, Expected
+from minimind_ref.kit.coarse import computes_in_float32, fine, float32_like
 from minimind_ref.kit.compare import Comparison, compare
-from minimind_ref.kit.examine import Examined, Session
+from minimind_ref.kit.examine import Examined, Session, cases_of, examine, narrowed, retargeted, within_reach
 from minimind_ref.kit.findings import NOTHING_WRONG, Finding, judge
 from minimind_ref.kit.mutant import load_mutants
 from minimind_ref.kit.outcome import Outcome, Result
@@ -573,3 +577,361 @@ def test_every_clause_is_answered_for_by_an_operation_that_shows_it_or_by_the_fi
         assert verdicts.responsible(entry) == sorted(verdicts.responsible(entry), key=order.index)
     adamw = verdicts.responsible(OPERATIONS["adamw.step"])
     assert "ADAMW-13" in adamw  # that no argument is changed
+
+
+# --- which questions are put
+
+
+class Scripted:
+    """A runner whose answers are written down; it notes what it is asked."""
+
+    def __init__(self, answer=lambda case, profile: Outcome(problem="raised", text="raised it"), live=True):
+        self.script, self.live, self.asked, self.gradients = answer, live, [], set()
+
+    def has(self, name):
+        return name == "rms_norm"
+
+    def ask(self, case, profile, *, gradient=True):
+        self.asked.append((case.id, profile))
+        self.gradients.add(gradient)
+        return self.script(case, profile)
+
+    def answer(self, operation, arguments, profile):
+        raise NoAnswerError("laws are not put to it")
+
+
+def asking(runner, case=None, profile=None, levels=("Forward",), effort="quick", seed=0, **rest):
+    return Session(Implementation("mine", **rest), runner, effort, seed, case, profile, levels)
+
+
+@pytest.mark.parametrize(
+    "asked_for, profiles, gradient, explicit",
+    [
+        ({}, ("float64",), False, False),
+        ({"arrays": "torch"}, ("float64", "float32"), False, False),
+        ({"profiles": ["float32", "float64"]}, ("float32", "float64"), False, True),
+        ({"profiles": ["float32"]}, ("float32",), False, False),
+        ({"profiles": ["float32"], "profile": "float64"}, ("float64",), False, True),
+        ({"profile": "float32"}, ("float32",), False, False),
+        ({"levels": ("Forward", "Backward")}, ("float64",), True, False),
+        ({"levels": ("Alignment",)}, ("float64",), True, False),
+    ],
+)
+def test_a_session_says_what_is_asked(asked_for, profiles, gradient, explicit):
+    of = asking(Scripted(), **asked_for)
+    assert (of.profiles, of.gradient, of.explicit) == (profiles, gradient, explicit)
+
+
+RMS_NORM = OPERATIONS["rms_norm"]
+
+
+def test_every_recorded_case_is_asked_and_one_or_six_of_each_generator():
+    recorded = [case.id for case in vectors.recorded(RMS_NORM)]
+    makers = [g.name for g in generated.load() if g.operation == "rms_norm"]
+    for effort, each in (("quick", 1), ("full", 6)):
+        made = [f"rms_norm/generated/{name}_{3 + i}" for name in makers for i in range(each)]
+        assert [case.id for case in cases_of(RMS_NORM, effort, 3)] == recorded + made
+        runner = Scripted()
+        examine(RMS_NORM, asking(runner, effort=effort, seed=3))
+        assert runner.asked == [(i, "float64") for i in recorded + made] and runner.gradients == {False}
+    written = Scripted(live=False)  # what is read from files is there for the recorded cases alone
+    examine(RMS_NORM, asking(written, levels=("Backward",)))
+    assert [i for i, _ in written.asked] == recorded and written.gradients == {True}
+
+
+def test_one_case_and_one_precision_can_be_asked_alone():
+    runner = Scripted()
+    first = vectors.recorded(RMS_NORM)[0].id
+    found = examine(RMS_NORM, asking(runner, case=first, profile="bfloat16"))
+    assert runner.asked == [(first, "bfloat16")]
+    assert [(f.case.id, f.profile, f.state) for f in found.found] == [(first, "bfloat16", "fail")]
+    two = Scripted()
+    examine(RMS_NORM, asking(two, case=first, profiles=["float16", "float32"]))
+    assert two.asked == [(first, "float16"), (first, "float32")]
+    law = Scripted()
+    found = examine(RMS_NORM, asking(law, case="rms_norm/law/rows_do_not_see_each_other"))
+    assert law.asked == [] and [(f.part, f.state, f.clauses) for f in found.found] == [
+        ("law", "missing", ("RMS_NORM-2",))
+    ]
+
+
+@pytest.mark.parametrize("slow", [{"problem": "timeout", "text": "took 9 s"},
+                                  {"gradient_problem": "timeout", "gradient_text": "took 9 s"}])  # fmt: skip
+def test_the_first_that_runs_out_of_time_is_the_last(slow):
+    second = vectors.recorded(RMS_NORM)[1].id
+    y = {"y": Result(np.zeros(1), "float64")}
+    runner = Scripted(lambda case, profile: Outcome(y, **slow) if case.id == second else Outcome(y))
+    found = examine(RMS_NORM, asking(runner))
+    assert [i for i, _ in runner.asked] == [vectors.recorded(RMS_NORM)[0].id, second]
+    assert found.stopped == f"{second} took 9 s" and "law" not in {f.part for f in found.found}
+
+
+def test_what_the_runner_does_not_have_is_absent():
+    found = examine(OPERATIONS["swiglu"], asking(runner := Scripted()))
+    assert found.absent and not found.found and runner.asked == []
+    assert not examine(RMS_NORM, asking(Scripted())).absent
+
+
+def test_laws_are_put_to_what_can_be_asked_and_printing_is_noted():
+    for live in (True, False):
+        found = examine(RMS_NORM, asking(Scripted(lambda c, p: Outcome(problem="raised", printed="!"), live)))
+        assert ("law" in {f.part for f in found.found}) == live
+        assert found.notes == ["rms_norm prints"]
+    assert examine(RMS_NORM, asking(Scripted())).notes == []
+
+
+def test_a_declared_behaviour_turns_what_it_explains_into_a_choice():
+    def not_supervised(case, profile):
+        return Outcome({"loss": Result(np.array(NAN), profile)})
+
+    class Loss(Scripted):
+        def has(self, name):
+            return True
+
+    nothing = "cross_entropy/nothing_supervised"
+    assert nothing in [case.id for case in vectors.recorded(OPERATIONS["cross_entropy"])]
+    for choices, state in (({}, "fail"), ({"cross_entropy.nothing_supervised": "nan"}, "excused")):
+        of = asking(Loss(not_supervised), case=nothing, choices=choices)
+        assert state in {f.state for f in examine(OPERATIONS["cross_entropy"], of).found}
+
+
+def test_a_case_is_asked_in_what_is_claimed_and_recorded():
+    case = asked(profiles=("float64", "bfloat16"))
+    assert within_reach(case, ("float32", "bfloat16", "float64")) == (case, ["bfloat16", "float64"])
+    assert within_reach(case, ("float16",)) == (case, [])
+    options = asked("rope_frequencies", inputs={"head_dim": 8}, profiles=("float32",))
+    assert within_reach(options, ("bfloat16",)) == (options, ("float64",))  # no precision matters
+
+
+def test_what_is_recorded_in_float64_alone_is_answered_in_float32_by_the_oracle():
+    case, profiles = within_reach(asked(profiles=("float64",)), ("float32", "bfloat16"))
+    assert profiles == ("float32",)
+    ones = case.answer("float32")[0]["y"]
+    assert ones.value.shape == (2, 3) and np.all(np.abs(ones.value - 1) < 1e-4)
+
+
+def test_a_declared_choice_is_asked_for_where_a_case_leaves_it_open():
+    case = asked()
+    before = retargeted(case, {"cast": "before"})
+    assert before.parameters == {"eps": 1e-5, "cast": "before"} and before.answer("float32")[0]["y"].value.shape == (
+        2,
+        3,
+    )
+    assert retargeted(case, {"cast": "after"}) is case  # which is the default
+    named = asked(parameters={"eps": 1e-5, "cast": "after"})
+    assert retargeted(named, {"cast": "before"}) is named
+    assert retargeted(case, {"nothing_supervised": "nan"}) is case  # no argument
+
+
+def single(case, profile):
+    """Right in float32, whatever is asked; 2^-24 apart from float64."""
+    answer = case.answer(profile)[0]["y"]
+    return Outcome({"y": Result(np.asarray(answer.value).astype(np.float32).astype(np.float64), "float32")})
+
+
+NOTE = "rms_norm computes in float32 inside; it is judged there, not in float64"
+
+
+def test_what_computes_in_float32_is_judged_there_unless_it_claims_float64():
+    found = examine(RMS_NORM, asking(runner := Scripted(single), arrays="torch"))
+    assert NOTE in found.notes and {f.profile for f in found.found if f.part != "law"} == {"float32"}
+    assert ("rms_norm/basic", "float64") in runner.asked
+    for claimed in ({"profiles": ["float64", "float32"]}, {"profile": "float64"}, {}):
+        found = examine(RMS_NORM, asking(Scripted(single), **claimed))
+        assert found.notes == [] and "float64" in {f.profile for f in found.found}, claimed
+
+
+def test_where_float64_is_dropped_a_case_of_float64_alone_is_asked_in_float32():
+    of, alone, both = asking(runner := Scripted()), asked(profiles=("float64",)), asked()
+    one = Outcome(problem="raised")
+    assert narrowed(both, "float32", one, of) == [(both, "float32", one)]
+    assert narrowed(both, "float64", one, of) == []
+    options = asked("rope_frequencies", inputs={"head_dim": 8})
+    assert narrowed(options, "float64", one, of) == [(options, "float64", one)]
+    [(case, profile, outcome)] = narrowed(alone, "float64", one, of)
+    assert (case.id, profile, outcome.text) == (alone.id, "float32", "raised it")
+    assert runner.asked == [(alone.id, "float32")] and runner.gradients == {False}
+    assert narrowed(alone, "float64", one, asking(Scripted(live=False))) == []
+
+
+# --- coarse or wrong
+
+
+def exactly(y=1.0, bound=2.0**-50, narrow=2.0**-20, **rest):
+    """A case whose answer is y, within one bound in float64 and another in float32."""
+
+    def answer(profile):
+        return {"y": Expected(np.array([y, y]), np.full(2, bound if profile == "float64" else narrow))}, {}
+
+    return asked(outputs={"y": Expected(np.zeros(2))}, answer=answer, **rest)
+
+
+def gave(*values, dtype="float64", **rest):
+    return Outcome({"y": Result(np.array(values), dtype)}, **rest)
+
+
+COARSE = 1 + 2.0**-21
+
+
+@pytest.mark.parametrize(
+    "outcomes, coarse",
+    [
+        ([gave(COARSE, COARSE)], True),
+        ([gave(COARSE, COARSE, dtype="float32")], True),
+        ([gave(1.0, 1.0)], False),  # right in float64
+        ([gave(1.0, 1.0, dtype="float32")], False),  # its dtype is wrong, and no number is coarse
+        ([gave(1 + 2.0**-40, 1 + 2.0**-40)], False),  # too fine an error for float32
+        ([gave(1 + 2.0**-15, 1 + 2.0**-15)], False),  # too large an error for it
+        ([gave(COARSE, COARSE), gave(2.0, 2.0)], False),
+        ([gave(COARSE, COARSE), gave(1.0, 1.0)], False),
+        ([gave(COARSE, COARSE), Outcome(problem="raised")], True),
+        ([gave(COARSE, COARSE), Outcome(problem="timeout")], False),
+        ([Outcome(problem="raised")], False),  # no answer at all
+        ([], False),
+    ],
+)
+def test_what_is_right_to_float32_and_nowhere_to_float64_is_coarse(outcomes, coarse):
+    told = [(exactly(), "float64", outcome) for outcome in outcomes]
+    assert computes_in_float32(told) is coarse
+
+
+def test_only_numbers_in_float64_decide_and_the_basic_ones_first():
+    coarse, right = gave(COARSE, COARSE), gave(1.0, 1.0)
+    basic = exactly(flags=("BASIC",))
+    assert computes_in_float32([(exactly(), "float64", coarse), (exactly(), "float32", right)])
+    options = asked("rope_frequencies", inputs={"head_dim": 8}, outputs={"y": Expected(np.array([1.0]), np.zeros(1))})
+    assert computes_in_float32([(exactly(), "float64", coarse), (options, "float64", answered())])
+    # an edge case that comes out right in float32 too, such as zeros, says nothing beside a basic one
+    assert computes_in_float32([(basic, "float64", coarse), (exactly(), "float64", right)])
+    assert not computes_in_float32([(basic, "float64", right), (exactly(), "float64", coarse)])
+    refused = Outcome(problem="raised")
+    assert computes_in_float32([(basic, "float64", refused), (exactly(), "float32", gave(COARSE, COARSE))])
+
+
+def test_the_size_of_an_error_is_its_median_over_the_numbers_that_are_not_zero():
+    def told(want, got):
+        answer = {"y": Expected(np.array(want), np.zeros(len(want)))}, {}
+        return fine(asked(answer=lambda profile: answer, outputs=answer[0]), gave(*got))
+
+    tiny, coarse = 2.0**-40, 2.0**-21
+    assert told([1.0, 1.0, 1.0], [1 + tiny, 1 + tiny, 1 + coarse])
+    assert not told([1.0, 1.0, 1.0], [1 + tiny, 1 + coarse, 1 + coarse])
+    assert told([0.0, INF, 1.0], [1.0, 1.0, 1 + tiny]) and not told([0.0, INF, 1.0], [0.0, INF, 1 + coarse])
+    assert told([-4.0], [-4 - 8 * tiny]) and not told([2.0**-30], [2.0**-30 + tiny])  # relative to the number
+    assert not told([0.0], [0.0]) and not told([1.0], [1.0, 1.0])
+    assert not told([1.0], [1 + 2.0**-30]) and told([1.0], [1 + 2.0**-31])
+
+
+def test_float32_may_move_an_answer_by_its_own_rounding_of_the_inputs():
+    def answer(profile):
+        return {"y": Expected(np.array([1.0 if profile == "float64" else 1.5]), np.array([0.25]))}, {}
+
+    case = asked(answer=answer, outputs={"y": Expected(np.zeros(1))})
+    accepted = {y: float32_like(case, gave(y)) for y in (1.75, 0.25, 1.76, 0.24)}
+    assert accepted == {1.75: True, 0.25: True, 1.76: False, 0.24: False}
+
+
+# --- the whole judgement
+
+
+def norm(x, weight, *, eps):
+    return weight * x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+
+
+def norms(function=norm, **rest):
+    made = Implementation("mine", **rest)
+    made.op("rms_norm", function)
+    return made
+
+
+def judged_by(runner, ops=("rms_norm",), *, made=None, **rest):
+    return verify(made or norms(), ops, runner=runner, **rest)
+
+
+def test_a_generated_case_is_asked_again_with_its_own_seed():
+    runner = Scripted()
+    judged_by(runner, case="rms_norm/generated/heavy_rows_5", level="full", seed=1)
+    assert runner.asked == [("rms_norm/generated/heavy_rows_5", "float64")]
+    with pytest.raises(UserError, match=r"no case 'rms_norm/generated/heavy_rows' was judged$"):
+        judged_by(Scripted(), case="rms_norm/generated/heavy_rows")
+    with pytest.raises(UserError, match=r"no case 'rms_norm/basic' was judged in profile float16$"):
+        judged_by(Scripted(live=False), ["swiglu"], case="rms_norm/basic", profile="float16")
+
+
+def test_operations_and_levels_may_be_asked_for():
+    def operations(ops, **rest):
+        return {v.operation: v.level for v in judged_by(Scripted(), ops, **rest).verdicts}
+
+    assert set(operations("rms_norm")) == set(operations(["rms_norm"])) == {"rms_norm"}
+    assert "swiglu" in operations("Forward") and "adamw.step" not in operations("Forward")
+    claimed = operations(None, made=norms(levels=["Inference", "Data"]))
+    assert set(claimed.values()) == {"Inference", "Data"} and "rms_norm" not in claimed
+    levels = {v.level for v in judged_by(Scripted(), "Forward").verdicts}
+    assert levels == {"Forward"}  # not those that the implementation claims beside it
+    both = judged_by(Scripted(), ["rms_norm", "Inference"], made=norms(levels=["Forward", "Inference"]))
+    assert {v.operation for v in both.verdicts} >= {"rms_norm", "filter_logits"}
+    assert {v.level for v in both.verdicts} == {"Forward", "Inference"}
+    named = judged_by(Scripted(), ["rms_norm"], made=norms(levels=["Backward"]))
+    assert {v.level for v in named.verdicts} == {"Backward"}
+    gradients = operations("Backward")
+    assert {"rms_norm", "attention"} <= set(gradients) and "rope_frequencies" not in gradients
+    assert set(gradients.values()) == {"Backward"}
+
+
+def test_the_report_says_how_it_was_asked():
+    found = verify(norms(profiles=["float32"]), ["rms_norm"], "full", seed=7, case="rms_norm/basic")
+    assert found.settings == {"level": "full", "seed": 7, "profiles": ("float32",)} and found.name == "mine"
+    assert verify(norms(), ["rms_norm"], case="rms_norm/basic").settings["profiles"] == ("float64",)
+
+
+def test_what_failed_before_blocks_what_is_made_of_it(monkeypatch):
+    monkeypatch.setattr(suspects, "suspect", lambda operation, found: (None, ""))
+
+    def both(route):
+        made = Implementation("mine", levels=["Forward"])
+        made.op("route", route)
+        made.op("moe", lambda *given, **options: (np.zeros(1), np.zeros(1)))
+        return {(v.operation, v.status) for v in verify(made, ["route", "moe"]).verdicts}
+
+    right = OPERATIONS["route"].reference
+    assert ("moe", "BLOCKED") in both(lambda *given, **options: None)
+    assert ("moe", "FAIL") in both(right) and ("moe", "BLOCKED") not in both(right)
+
+
+def test_check_takes_the_options_of_both():
+    def before(x, weight, *, eps):
+        return norm(x, weight, eps=eps)
+
+    for choices in ({"cast": "before"}, {"rms_norm.cast": "before"}):
+        found = check("rms_norm", before, choices=choices, levels=["Forward"], profiles=["float64"])
+        assert found.passed and found.name == "before"
+        assert {v.status for v in found.verdicts if v.detail.startswith("cast=")} == set()
+    one = check("rms_norm", norm, case="rms_norm/basic", profile="float32", level="full", seed=3)
+    assert one.settings == {"level": "full", "seed": 3, "profiles": ("float64",)}
+    assert {v.findings for v in one.verdicts} != {0}
+    partial = functools.partial(norm)
+    assert check("rms_norm", partial, levels=["Forward"]).name == "rms_norm"  # it has no name of its own
+    vjp = RMS_NORM.reference_vjp
+    given = check("rms_norm", norm, vjp=vjp, profiles=["float64"])
+    assert given.passed and "PASS" in {v.status for v in given.verdicts if v.level == "Backward"}
+
+
+def test_a_call_may_take_its_seconds():
+    def spins(x, weight, *, eps):
+        begun = time.process_time()
+        while time.process_time() - begun < 5:
+            pass
+
+    found = check("rms_norm", spins, seconds=0.05)
+    assert "took longer than 0.05 s" in str(found)
+    assert "took longer than 0.05 s" in str(verify(norms(spins), ["rms_norm"], seconds=0.05))
+
+
+def test_notes_are_told_once():
+    def chatty(x, weight, *, eps):
+        print("hello")
+        return norm(x, weight, eps=eps)
+
+    made = norms(chatty)
+    made.op("swiglu", lambda *given: print("hello"))
+    assert verify(made, ["swiglu", "rms_norm", "rms_norm"]).notes == ("rms_norm prints", "swiglu prints")
