@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -356,6 +357,7 @@ def test_json_has_everything_and_only_numbers_that_json_has():
     first, second = body["verdicts"]
     assert (first["failure"]["ratio"], first["margin"], second["margin"]) == ("Infinity", "NaN", "-Infinity")
     assert first | {"failure": None, "margin": None} == {**vars(given[0]), "failure": None, "margin": None}
+    assert "1 ± 0" in Report("mine", (verdict("FAIL", failure=failure(message="y is 2 instead of 1 ± 0")),)).to_json()
     plain = Report("mine", (verdict("PASS", margin=0.5, findings=2),))
     assert json.loads(plain.to_json())["verdicts"][0]["margin"] == 0.5
 
@@ -378,6 +380,8 @@ def test_the_text_tells_what_is_worst_last_and_what_is_explained_once():
     ]
     found = Report("mine", tuple(given), ("it prints",))
     assert str(found) == TEXT.strip() + f"\n{found.summary}"
+    alone = Report("mine", (verdict("FAIL", "RMS_NORM-4", failure=known),))
+    assert "RMS_NORM-4: What RMS_NORM-4 says." in str(alone)
 
 
 TEXT = """
@@ -544,6 +548,13 @@ def outer(x):
     return x
 
 
+def nested():
+    def f(x):
+        return x
+
+    return f
+
+
 @pytest.mark.parametrize(
     "function, arrays, said",
     [
@@ -553,6 +564,7 @@ def outer(x):
         (lambda x: x, "torch", "check('swiglu', function, arrays='torch')"),
         (json.JSONEncoder.encode, "torch", "check('swiglu', encode, arrays='torch')"),
         (functools.partial(outer), "jax", "check('swiglu', function, arrays='jax')"),
+        (nested(), "jax", "check('swiglu', f, arrays='jax')"),
     ],
 )  # fmt: skip
 def test_the_call_that_judges_a_function(function, arrays, said):
@@ -565,18 +577,37 @@ def test_a_function_typed_at_the_prompt_is_called_by_its_name():
     assert verdicts.call_of("swiglu", typed["mine"], "numpy") == "check('swiglu', mine, arrays='numpy')"
 
 
-def test_every_clause_is_answered_for_by_an_operation_that_shows_it_or_by_the_first():
-    first, second = OPERATIONS["rope_frequencies"], OPERATIONS["apply_rope"]
-    assert {"ROPE-11", "ROPE-12", "ROPE-13"} <= set(verdicts.responsible(second))  # ROPE-13: its dtype
-    assert not {"ROPE-11", "ROPE-13"} & set(verdicts.responsible(first))
-    unshown_by_any = {"ROPE-5", "ROPE-21"}
-    assert unshown_by_any <= set(verdicts.responsible(first)) and not unshown_by_any & set(verdicts.responsible(second))
-    assert "ROPE-22" in verdicts.responsible(first)  # a law's
-    order = list(first.clauses)
-    for entry in (first, second):
-        assert verdicts.responsible(entry) == sorted(verdicts.responsible(entry), key=order.index)
-    adamw = verdicts.responsible(OPERATIONS["adamw.step"])
-    assert "ADAMW-13" in adamw  # that no argument is changed
+def part(name, component="part", dtype=None, pure=None):
+    ids = {f"PART-{i}": None for i in range(1, 15)}
+    return SimpleNamespace(name=name, component=component, clauses=ids, dtype=dtype, pure=pure)
+
+
+def test_a_clause_is_answered_for_by_those_that_show_it_and_else_by_the_first(monkeypatch):
+    first, second = part("first", dtype="PART-11", pure="PART-14"), part("second", dtype="PART-4", pure="PART-5")
+    third, stranger = part("third", dtype="PART-6"), part("stranger", "other", dtype="PART-1")
+    shown = {"first": "PART-1 PART-3", "second": "PART-2 PART-11 PART-12 PART-14", "third": "PART-3 PART-2 PART-13"}
+    laws = {"first": "PART-12", "second": "PART-8", "third": "PART-10", "stranger": "PART-9"}
+    monkeypatch.setattr(verdicts, "ALL", (stranger, first, second, third))
+    monkeypatch.setattr(
+        verdicts, "cases_of", lambda op, *_: [SimpleNamespace(clauses=shown.get(op.name, "PART-7").split())]
+    )
+    monkeypatch.setattr(verdicts.lawful, "of", lambda op: [SimpleNamespace(clause=laws[op.name])])
+
+    def numbers(clauses):
+        return [int(clause.partition("-")[2]) for clause in clauses]
+
+    assert numbers(verdicts.responsible(first)) == [1, 3, 7, 9, 11, 12, 14]  # 7 and 9 are shown by none of the three
+    assert numbers(verdicts.responsible(second)) == [2, 4, 5, 8, 11, 12, 14]
+    assert numbers(verdicts.responsible(third)) == [2, 3, 6, 10, 13]
+    assert numbers(verdicts.only_shown_by(third)) == [6, 10, 13]
+    assert numbers(verdicts.only_shown_by(second)) == [4, 5, 8]
+
+
+def test_only_an_optional_operation_that_is_absent_leaves_clauses_to_others():
+    for op, absent in (("route", True), ("route", False), ("dpo_losses", False)):
+        entry = OPERATIONS[op]
+        found = decided(absent=absent, op=op, levels=(entry.level, "Backward"))
+        assert list(found) == verdicts.responsible(entry) and len(found) > len(verdicts.only_shown_by(entry)), op
 
 
 # --- which questions are put
