@@ -67,6 +67,9 @@ OWNERS = {
     "kit/report": ["kit_parts"],
     "kit/text": ["kit_parts"],
     "kit/verdicts": ["kit_parts"],
+    "kit/examine": ["kit_parts"],
+    "kit/judging": ["kit_parts"],
+    "kit/coarse": ["kit_parts"],
     "kit/*": ["kit", "kit_verdicts", "kit_choices", "kit_command", "mutants"],
 }
 
