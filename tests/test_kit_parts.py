@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from kit_cases import Scripted, answered, asked
 
 from minimind_ref.errors import UserError
 from minimind_ref.kit import Implementation, check, generated, suspects, vectors, verdicts, verify
-from minimind_ref.kit.binding import NoAnswerError
-from minimind_ref.kit.case import Case, Expected
+from minimind_ref.kit.case import Expected
 from minimind_ref.kit.coarse import computes_in_float32, fine, float32_like
 from minimind_ref.kit.compare import Comparison, compare
 from minimind_ref.kit.examine import Examined, Session, cases_of, examine, narrowed, retargeted, within_reach
@@ -135,22 +135,6 @@ def test_long_data_is_shown_in_part():
 
 
 # --- what one case shows
-
-
-def asked(name="rms_norm", outputs=None, gradients=None, **rest):
-    """A case with a made-up answer: one number, the same in every precision."""
-    answers = outputs or {"y": Expected(np.array([1.0]), np.array([0.5]))}, gradients or {}
-    given = {
-        "id": f"{name}/made_up", "operation": OPERATIONS[name], "clauses": ("RMS_NORM-1", "RMS_NORM-10", "RMS_NORM-14"),
-        "why": "made up", "inputs": {"x": np.ones((2, 3)), "weight": np.ones(3)}, "parameters": {"eps": 1e-5},
-        "outputs": tuple(answers[0]), "answer": lambda profile: answers,
-        "cotangent": {"y": np.ones(1)} if gradients else {},
-    }  # fmt: skip
-    return Case(**(given | rest))
-
-
-def answered(y=1.0, dtype="float32", **rest):
-    return Outcome({"y": Result(np.array([y]), dtype)}, **rest)
 
 
 def told(case, outcome, profile="float32", *, explicit=False, gradient=True):
@@ -611,24 +595,6 @@ def test_only_an_optional_operation_that_is_absent_leaves_clauses_to_others():
 
 
 # --- which questions are put
-
-
-class Scripted:
-    """A runner whose answers are written down; it notes what it is asked."""
-
-    def __init__(self, answer=lambda case, profile: Outcome(problem="raised", text="raised it"), live=True):
-        self.script, self.live, self.asked, self.gradients = answer, live, [], set()
-
-    def has(self, name):
-        return name == "rms_norm"
-
-    def ask(self, case, profile, *, gradient=True):
-        self.asked.append((case.id, profile))
-        self.gradients.add(gradient)
-        return self.script(case, profile)
-
-    def answer(self, operation, arguments, profile):
-        raise NoAnswerError("laws are not put to it")
 
 
 def asking(runner, case=None, profile=None, levels=("Forward",), effort="quick", seed=0, **rest):
