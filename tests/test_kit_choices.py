@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from minimind_ref.errors import UserError
-from minimind_ref.kit import Implementation, check
-from minimind_ref.kit.behaviours import BEHAVIOURS
+from minimind_ref.kit import Implementation, check, findings, vectors
+from minimind_ref.kit.behaviours import BEHAVIOURS, shown_by
+from minimind_ref.kit.outcome import Outcome, Result
 from minimind_ref.kit.registry import OPERATIONS
 from minimind_ref.model.moe import aux_loss, route
 from minimind_ref.model.swiglu import swiglu
@@ -155,3 +156,30 @@ def test_every_option_is_tried():
 def test_an_unknown_option_is_refused(choices, said):
     with pytest.raises(UserError, match=re.escape(said)):
         Implementation("mine", choices=choices)
+
+
+# --- what a failing answer shows
+
+
+def wrong_of(case, value):
+    """The findings about an answer that is right but for its outputs, or its gradients, which are all `value`."""
+    for half in (0, 1):
+        right = [{n: Result(np.asarray(e.value)) for n, e in part.items()} for part in case.answer("float64")]
+        right[half] = {n: Result(value(np.asarray(e.value))) for n, e in case.answer("float64")[half].items()}
+        outcome = Outcome(right[0], gradients=right[1])
+        yield from findings.judge(case, "float64", outcome, explicit=True, gradient=True)
+
+
+NONSENSE = {
+    "flat": lambda y: np.ravel(y)[1:], "turned": lambda y: y[None].swapaxes(0, -1), "nothing": lambda y: None,
+    "text": lambda y: "0.5", "texts": lambda y: np.full(y.shape, "a"), "objects": lambda y: np.full(y.shape, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NONSENSE.values(), ids=NONSENSE)
+@pytest.mark.parametrize("name", sorted({b.operation for b in BEHAVIOURS}))
+def test_nonsense_is_no_option_and_breaks_nothing(name, value):
+    for case in vectors.recorded(OPERATIONS[name]):
+        wrong = [f for f in wrong_of(case, value) if f.state == "fail"]
+        assert wrong or not case.outputs
+        assert not any(shown_by(f) for f in wrong if f.comparison.kind in ("type", "shape"))

@@ -39,9 +39,10 @@ class Behaviour:
 def nothing_supervised(finding: Finding) -> bool:
     """0/0, where no row has a target."""
     ignored = finding.case.parameters.get("ignore_index", IGNORED)
-    found = finding.outcome.outputs.get("loss")
-    nothing = not (np.asarray(finding.case.inputs.get("labels", 0)) != ignored).any()
-    return nothing and found is not None and bool(np.isnan(np.asarray(found.value, np.float64)).all())
+    if finding.part not in ("loss", "gradient logits") or (finding.case.inputs["labels"] != ignored).any():
+        return False
+    found, right = finding.outcome.outputs["loss"], finding.case.answer(finding.profile)[0]["loss"]
+    return compare("loss", found, Expected(np.full(np.shape(right.value), np.nan))).good
 
 
 def nan_under_ignored(finding: Finding) -> bool:
@@ -67,12 +68,11 @@ def zero_times_unchosen(finding: Finding) -> bool:
 
 def blind_rows(finding: Finding) -> bool:
     """Only the rows that see nothing differ, and what comes from them (they give zeros here)."""
-    inputs, options = finding.case.inputs, finding.case.parameters
-    if finding.part != "out" or "q" not in inputs:
-        return finding.part.startswith("gradient") and _sees(inputs, options) is not None
-    blind = _sees(inputs, options)
-    if blind is None or not blind.any():
+    if finding.part != "out" and not finding.part.startswith("gradient "):
         return False
+    blind = _sees(finding.case.inputs, finding.case.parameters)
+    if finding.part != "out" or blind is None:
+        return blind is not None
     got, right = np.asarray(finding.outcome.outputs["out"].value), finding.case.answer(finding.profile)[0]["out"]
     kept = Expected(np.asarray(right.value)[~blind], np.asarray(right.bound)[~blind])
     return compare("out", replace(finding.outcome.outputs["out"], value=got[~blind]), kept).good
@@ -166,4 +166,6 @@ def excused(finding: Finding, choices: dict[str, Any]) -> Finding:
 
 def shown_by(finding: Finding) -> list[Behaviour]:
     """Give the options that a failure shows."""
+    if finding.comparison.kind in ("type", "shape"):
+        return []
     return [b for b in BEHAVIOURS if b.operation == finding.case.operation.name and b.shown(finding)]
