@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import shlex
 import time
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from minimind_ref.kit.coarse import computes_in_float32, fine, float32_like
 from minimind_ref.kit.compare import Comparison, compare
 from minimind_ref.kit.examine import Examined, Session, cases_of, examine, narrowed, retargeted, within_reach
 from minimind_ref.kit.findings import NOTHING_WRONG, Finding, judge
+from minimind_ref.kit.judging import chosen
 from minimind_ref.kit.mutant import load_mutants
 from minimind_ref.kit.outcome import Outcome, Result
 from minimind_ref.kit.registry import OPERATIONS
@@ -300,6 +302,12 @@ def reported(*given, **rest):
         (["PASS", "PASS", "FAIL"], False, False, "NOT PASSED: 2 of 3 clauses; 1 fail"),
         (["PASS", "BLOCKED"], False, False, "NOT PASSED: 1 of 2 clauses; 1 blocked"),
         (["PASS", "NOT IMPLEMENTED"], False, False, "INCOMPLETE, none fails: 1 of 2 clauses; 1 not implemented"),
+        (
+            ["PASS", "NOT IMPLEMENTED", "CHOICE", "NOT RUN"],
+            False,
+            False,
+            "INCOMPLETE, none fails: 1 of 4 clauses; 1 choice, 1 not run, 1 not implemented",
+        ),
         (["PASS", "EXPECTED FAILURE"], False, True, "NOT PASSED: 1 of 2 clauses; 1 expected failure"),
         (["EXPECTED FAILURE"], False, True, "NOT PASSED: 0 of 1 clauses; 1 expected failure"),
         (["EXPECTED FAILURE", "FAIL"], False, False, "NOT PASSED: 0 of 2 clauses; 1 expected failure, 1 fail"),
@@ -569,7 +577,11 @@ def part(name, component="part", dtype=None, pure=None):
 def test_a_clause_is_answered_for_by_those_that_show_it_and_else_by_the_first(monkeypatch):
     first, second = part("first", dtype="PART-11", pure="PART-14"), part("second", dtype="PART-4", pure="PART-5")
     third, stranger = part("third", dtype="PART-6"), part("stranger", "other", dtype="PART-1")
-    shown = {"first": "PART-1 PART-3", "second": "PART-2 PART-11 PART-12 PART-14", "third": "PART-3 PART-2 PART-13"}
+    shown = {
+        "first": "PART-1 PART-3",
+        "second": "PART-2 PART-9 PART-11 PART-12 PART-14",
+        "third": "PART-3 PART-2 PART-13",
+    }
     laws = {"first": "PART-12", "second": "PART-8", "third": "PART-10", "stranger": "PART-9"}
     monkeypatch.setattr(verdicts, "ALL", (stranger, first, second, third))
     monkeypatch.setattr(
@@ -580,11 +592,11 @@ def test_a_clause_is_answered_for_by_those_that_show_it_and_else_by_the_first(mo
     def numbers(clauses):
         return [int(clause.partition("-")[2]) for clause in clauses]
 
-    assert numbers(verdicts.responsible(first)) == [1, 3, 7, 9, 11, 12, 14]  # 7 and 9 are shown by none of the three
-    assert numbers(verdicts.responsible(second)) == [2, 4, 5, 8, 11, 12, 14]
+    assert numbers(verdicts.responsible(first)) == [1, 3, 7, 11, 12, 14]  # none of the three shows 7
+    assert numbers(verdicts.responsible(second)) == [2, 4, 5, 8, 9, 11, 12, 14]
     assert numbers(verdicts.responsible(third)) == [2, 3, 6, 10, 13]
     assert numbers(verdicts.only_shown_by(third)) == [6, 10, 13]
-    assert numbers(verdicts.only_shown_by(second)) == [4, 5, 8]
+    assert numbers(verdicts.only_shown_by(second)) == [4, 5, 8, 9]
 
 
 def test_only_an_optional_operation_that_is_absent_leaves_clauses_to_others():
@@ -675,6 +687,21 @@ def test_laws_are_put_to_what_can_be_asked_and_printing_is_noted():
         assert ("law" in {f.part for f in found.found}) == live
         assert found.notes == ["rms_norm prints"]
     assert examine(RMS_NORM, asking(Scripted())).notes == []
+
+
+def test_a_gradient_is_judged_where_its_level_is_claimed():
+    def forward_alone(case, profile):
+        return Outcome({n: Result(np.asarray(e.value), profile) for n, e in case.answer(profile)[0].items()})
+
+    for levels, claimed in ((("Forward",), {"profiles": ["float64"]}), (("Backward",), {})):
+        found = examine(RMS_NORM, asking(Scripted(forward_alone), levels=levels, **claimed)).found
+        assert ("gradient" in {f.part for f in found}) == (levels == ("Backward",))
+
+
+def test_a_case_that_is_mostly_undecided_is_not_asked(monkeypatch):
+    monkeypatch.setattr(generated, "telling", lambda case, profile: profile != "float32")
+    examine(RMS_NORM, asking(runner := Scripted(), profiles=["float32", "bfloat16"]))
+    assert {profile for _, profile in runner.asked} == {"bfloat16"}
 
 
 def test_a_declared_behaviour_turns_what_it_explains_into_a_choice():
@@ -792,6 +819,13 @@ def test_what_is_right_to_float32_and_nowhere_to_float64_is_coarse(outcomes, coa
     assert computes_in_float32(told) is coarse
 
 
+def test_the_forward_pass_alone_decides_what_is_coarse():
+    answers = {"y": Expected(np.ones(1), np.full(1, 1e-3))}, {"x": Expected(np.ones(1), np.zeros(1))}
+    case = asked(answer=lambda profile: answers, cotangent={"y": np.ones(1)})
+    within = Outcome({"y": Result(np.array([1 + 1e-4]), "float64")}, gradients={"x": Result(np.array([2.0]))})
+    assert not computes_in_float32([(case, "float64", within)])
+
+
 def test_only_numbers_in_float64_decide_and_the_basic_ones_first():
     coarse, right = gave(COARSE, COARSE), gave(1.0, 1.0)
     basic = exactly(flags=("BASIC",))
@@ -816,7 +850,8 @@ def test_the_size_of_an_error_is_its_median_over_the_numbers_that_are_not_zero()
     assert told([0.0, INF, 1.0], [1.0, 1.0, 1 + tiny]) and not told([0.0, INF, 1.0], [0.0, INF, 1 + coarse])
     assert told([-4.0], [-4 - 8 * tiny]) and not told([2.0**-30], [2.0**-30 + tiny])  # relative to the number
     assert not told([0.0], [0.0]) and not told([1.0], [1.0, 1.0])
-    assert not told([1.0], [1 + 2.0**-30]) and told([1.0], [1 + 2.0**-31])
+    assert not told([1.0], [1 + 2.0**-30]) and told([1.0], [1 + 2.0**-30 - 2.0**-36])
+    assert not told([1.0, 1.0], np.array(["a", "b"])) and not told([1.0, 1.0], np.array([None, None]))
 
 
 def test_float32_may_move_an_answer_by_its_own_rounding_of_the_inputs():
@@ -826,6 +861,21 @@ def test_float32_may_move_an_answer_by_its_own_rounding_of_the_inputs():
     case = asked(answer=answer, outputs={"y": Expected(np.zeros(1))})
     accepted = {y: float32_like(case, gave(y)) for y in (1.75, 0.25, 1.76, 0.24)}
     assert accepted == {1.75: True, 0.25: True, 1.76: False, 0.24: False}
+
+    def overflows(profile):
+        return {"y": Expected(np.array([1.0 if profile == "float64" else INF]), np.array([0.25]))}, {}
+
+    case = asked(answer=overflows, outputs={"y": Expected(np.zeros(1))})
+    assert {y: float32_like(case, gave(y)) for y in (1.25, 1.2505)} == {1.25: True, 1.2505: False}
+
+
+def test_a_choice_that_float64_leaves_open_is_open_where_it_is_coarse():
+    def answer(profile):
+        undecided = np.array([0.0, INF]) if profile == "float64" else None
+        return {"y": Expected(np.array([1, 2]), undecided)}, {}
+
+    case = asked(answer=answer, outputs={"y": Expected(np.zeros(2))})
+    assert float32_like(case, gave(1, 9, dtype="int64")) and not float32_like(case, gave(9, 2, dtype="int64"))
 
 
 # --- the whole judgement
@@ -867,9 +917,11 @@ def test_operations_and_levels_may_be_asked_for():
     assert levels == {"Forward"}  # not those that the implementation claims beside it
     both = judged_by(Scripted(), ["rms_norm", "Inference"], made=norms(levels=["Forward", "Inference"]))
     assert {v.operation for v in both.verdicts} >= {"rms_norm", "filter_logits"}
+    assert "swiglu" not in {v.operation for v in both.verdicts}
     assert {v.level for v in both.verdicts} == {"Forward", "Inference"}
     named = judged_by(Scripted(), ["rms_norm"], made=norms(levels=["Backward"]))
     assert {v.level for v in named.verdicts} == {"Backward"}
+    assert "rms_norm" not in {entry.name for entry in chosen(None, ["Inference"])}
     gradients = operations("Backward")
     assert {"rms_norm", "attention"} <= set(gradients) and "rope_frequencies" not in gradients
     assert set(gradients.values()) == {"Backward"}
@@ -878,7 +930,31 @@ def test_operations_and_levels_may_be_asked_for():
 def test_the_report_says_how_it_was_asked():
     found = verify(norms(profiles=["float32"]), ["rms_norm"], "full", seed=7, case="rms_norm/basic")
     assert found.settings == {"level": "full", "seed": 7, "profiles": ("float32",)} and found.name == "mine"
-    assert verify(norms(), ["rms_norm"], case="rms_norm/basic").settings["profiles"] == ("float64",)
+    assert verify(norms(), ["rms_norm"], case="rms_norm/basic").settings == {
+        "level": "quick", "seed": 0, "profiles": ("float64",),
+    }  # fmt: skip
+
+
+def wrong(x, weight, *, eps):
+    return 2 * x
+
+
+def test_a_function_that_fails_is_asked_again_by_its_name():
+    said = "from test_kit_parts import wrong; from minimind_ref.kit import check; print(check('rms_norm', wrong, "
+    found = check("rms_norm", wrong, case="rms_norm/basic")
+    assert shlex.split(found.failures[0].failure.reproduction)[2].startswith(f"{said}arrays='numpy', case='rms_norm/")
+    assert found.settings["seed"] == 0
+
+
+def test_what_cannot_be_judged_is_said():
+    with pytest.raises(UserError, match=r"implementation is a function but must be a kit\.Implementation"):
+        verify(wrong)
+    with pytest.raises(UserError, match="level is 'slow' but must be one of quick, full"):
+        verify(norms(), ["rms_norm"], "slow")
+    with pytest.raises(UserError, match="no clause of rms_norm belongs to the claimed levels Inference"):
+        verify(norms(levels=["Inference"]), ["rms_norm"])
+    with pytest.raises(UserError, match="there is no operation 'rmsnorm'"):
+        check("rmsnorm", wrong, choices={"cast": "before"})
 
 
 def test_what_failed_before_blocks_what_is_made_of_it(monkeypatch):
