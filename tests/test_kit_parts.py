@@ -352,6 +352,7 @@ def test_json_has_everything_and_only_numbers_that_json_has():
     assert "1 ± 0" in Report("mine", (verdict("FAIL", failure=failure(message="y is 2 instead of 1 ± 0")),)).to_json()
     plain = Report("mine", (verdict("PASS", margin=0.5, findings=2),))
     assert json.loads(plain.to_json())["verdicts"][0]["margin"] == 0.5
+    assert second["findings"] == 0 and second["failure"] is None
 
 
 def test_the_text_tells_what_is_worst_last_and_what_is_explained_once():

@@ -62,6 +62,7 @@ OWNERS = {
     "golden/*": ["golden"],
     "kit/mutants/*": [],  # wrong already; test_mutants.py says of each that it is rejected
     "kit/peers/*": ["peers_table", "honest"],
+    "kit/behaviours": ["kit_choices"],
     "kit/compare": ["kit_parts"],
     "kit/findings": ["kit_parts"],
     "kit/report": ["kit_parts"],
