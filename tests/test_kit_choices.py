@@ -276,6 +276,7 @@ def test_clipping_may_leave_out_the_constant_in_its_denominator():
     assert told(grown) and told(grown - 1.9 * 2.0**-40) and not told(grown - 2.1 * 2.0**-40)
     assert not told(2.0**-12) and not told(grown, "norm") and not told(grown, "dtype")
     assert not told(grown, max_norm=1.0) and told(2.0**-12, max_norm=1.0)  # nothing is clipped
+    assert told(2.0**-12, max_norm=2.0**-10 + 1e-6)
     assert not told(2.0**-12, max_norm=2.0**-10)  # with the constant the norm is beyond it
 
 
@@ -294,6 +295,8 @@ def test_the_scale_may_fall_to_0_and_nowhere_else():
     assert told([1.0, 2.0**127, 2.0**127], [no] * 3, init=1.0) is False
     assert told([2.0**127] * 2, [no] * 2, init=2.0**127, interval=1)  # a product beyond the range leaves it
     assert told([2.0**126, 2.0**126], [no] * 2, init=2.0**124, interval=1)
+    largest = 2.0**128 - 2.0**104  # of float32
+    assert told([largest], [no], init=largest / 4, interval=1)
 
 
 def test_a_refusal_is_raised_at_temperature_0():

@@ -110,7 +110,7 @@ def without_constant(finding: Finding) -> bool:
         return False
     right, norm = (finding.case.answer(finding.profile)[0][name] for name in (finding.part, "norm"))
     factor = (norm.value + TINY) / norm.value if norm.value + TINY > finding.case.parameters["max_norm"] else 1.0
-    grown = Expected(np.asarray(right.value) * factor, 2 * np.asarray(right.bound) + 1e-12 * np.abs(right.value))
+    grown = Expected(np.asarray(right.value) * factor, 2 * np.asarray(right.bound))
     return compare(finding.part, finding.outcome.outputs[finding.part], grown).good
 
 

@@ -63,6 +63,11 @@ OWNERS = {
     "kit/mutants/*": [],  # wrong already; test_mutants.py says of each that it is rejected
     "kit/peers/*": ["peers_table", "honest"],
     "kit/behaviours": ["kit_choices"],
+    "kit/binding": ["kit_asking"],
+    "kit/guard": ["kit_asking"],
+    "kit/outcome": ["kit_asking"],
+    "kit/suspects": ["kit_asking"],
+    "kit/trees": ["kit_asking"],
     "kit/compare": ["kit_parts"],
     "kit/findings": ["kit_parts"],
     "kit/report": ["kit_parts"],

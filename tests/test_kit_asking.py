@@ -1,0 +1,446 @@
+"""Between the kit and what it judges: arguments, results, time, and which known bug an answer looks like."""
+
+import inspect
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections import namedtuple
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from kit_cases import asked
+
+from minimind_ref.kit import guard, suspects, trees, vectors, verify
+from minimind_ref.kit.arrays import library
+from minimind_ref.kit.binding import Call, CannotExpressError, OtherChoiceError, bind, unexpected, without
+from minimind_ref.kit.case import Expected
+from minimind_ref.kit.compare import Comparison
+from minimind_ref.kit.findings import Finding
+from minimind_ref.kit.mutant import load_mutants
+from minimind_ref.kit.outcome import Outcome, Result, WrongShapeError, named, result
+from minimind_ref.kit.registry import OPERATIONS
+from minimind_ref.kit.runner import LocalRunner
+
+NAN, INF = np.nan, np.inf
+RMS_NORM, ATTENTION = OPERATIONS["rms_norm"], OPERATIONS["attention"]
+NUMPY = library("numpy")
+Pair = namedtuple("Pair", "first second")
+
+# --- arguments
+
+
+def called(operation, function, fixed=None, **given):
+    call = bind(operation, function, given, fixed or {})
+    return list(call.positional.items()), call.keyword
+
+
+@pytest.mark.parametrize(
+    "function, positional, keyword",
+    [
+        (lambda x, weight, *, eps: 0, ["x", "weight"], {"eps": 3}),
+        (lambda a, b, *, eps: 0, ["x", "weight"], {"eps": 3}),  # under other names
+        (lambda *given, **options: 0, ["x", "weight"], {"eps": 3}),
+        (lambda a, /, b, *, eps: 0, ["x", "weight"], {"eps": 3}),
+        (lambda x, *, weight, eps: 0, ["x"], {"weight": 2, "eps": 3}),  # one that insists on the name
+        (lambda x, weight, *, eps, cast: 0, ["x", "weight"], {"eps": 3, "cast": "after"}),  # at its default
+        (lambda x, weight, *, eps, bias=None: 0, ["x", "weight"], {"eps": 3}),
+        (lambda x, weight, *, eps, bias: 0, ["x", "weight"], {"eps": 3}),  # the call will say that it lacks one
+        (len, [], None),
+    ],
+)
+def test_arguments_come_by_position_and_options_by_name(function, positional, keyword):
+    if keyword is None:
+        with pytest.raises(CannotExpressError):
+            called(RMS_NORM, function, eps=3, weight=2, x=1)
+        return
+    values = {"x": 1, "weight": 2}
+    assert called(RMS_NORM, function, eps=3, weight=2, x=1) == ([(n, values[n]) for n in positional], keyword)
+
+
+class Silent:
+    """It does not say what it takes."""
+
+    __signature__ = "none"
+
+    def __call__(self, *given, **options):
+        return 0
+
+
+def test_a_function_that_does_not_tell_gets_everything():
+    assert called(RMS_NORM, Silent(), eps=3, weight=2, x=1) == ([("x", 1), ("weight", 2)], {"eps": 3})
+
+
+def test_what_comes_behind_a_gap_goes_by_name():
+    route = OPERATIONS["aux_loss"]
+    names = list(route.arguments)
+    assert names[:2] == ["scores", "index"]
+    assert called(route, lambda scores, index, **o: 0, index=2) == ([], {"index": 2})
+
+
+def test_an_option_at_its_default_may_be_left_out_and_no_other():
+    assert called(ATTENTION, lambda q, k, v: 0, q=1, k=2, v=3, causal=True, mask=None)[1] == {}
+    for option in ({"causal": False}, {"mask": np.ones(1)}, {"scale": 1}):
+        with pytest.raises(CannotExpressError, match=f"^it takes no argument '{next(iter(option))}'$"):
+            called(ATTENTION, lambda q, k, v: 0, q=1, k=2, v=3, **option)
+    with pytest.raises(CannotExpressError, match="'causal'"):  # 1 is not True
+        called(ATTENTION, lambda q, k, v: 0, q=1, k=2, v=3, causal=1)
+    with pytest.raises(CannotExpressError, match="'v'"):
+        called(ATTENTION, lambda q, k: 0, q=1, k=2, v=3)
+
+
+def test_a_choice_that_a_function_does_not_take_is_another_choice():
+    plain = lambda x, weight, *, eps: 0  # noqa: E731
+    with pytest.raises(OtherChoiceError) as said:
+        called(RMS_NORM, plain, x=1, weight=2, eps=3, cast="before")
+    assert str(said.value) == "cast='before': it has no argument cast and is taken to have 'after'"
+    assert called(RMS_NORM, plain, {"cast": "before"}, x=1, weight=2, eps=3, cast="before")[1] == {"eps": 3}
+    with pytest.raises(OtherChoiceError, match=r"^cast='after': it takes cast='before'$"):
+        called(RMS_NORM, plain, {"cast": "before"}, x=1, weight=2, eps=3, cast="after")
+    form = OPERATIONS["aux_loss"]
+    assert form.arguments["form"].default is inspect.Parameter.empty
+    with pytest.raises(OtherChoiceError, match="has no argument form and is taken to have its own"):
+        called(form, lambda scores, index, *, coef: 0, scores=1, index=2, form="token", coef=3)
+
+
+def test_a_keyword_that_a_wrapper_hands_on_in_vain_is_left_out():
+    def inner(x, *, eps):
+        return x
+
+    call = Call({"x": 1}, {"eps": 3, "cast": "after"})
+    assert call.arguments == {"x": 1, "eps": 3, "cast": "after"}
+    try:
+        inner(1, **call.keyword)
+    except TypeError as error:
+        assert unexpected(error, call) == "cast"
+        assert unexpected(error, Call({"x": 1}, {"eps": 3})) == ""  # not one of ours
+        assert unexpected(ValueError(str(error)), call) == ""
+    assert unexpected(TypeError("x"), call) == unexpected(None, call) == ""
+    assert without(RMS_NORM, call, {"cast"}, {}) == Call({"x": 1}, {"eps": 3})
+    assert without(RMS_NORM, call, (), {}) == call and without(RMS_NORM, call, {"mask"}, {}) == call
+    other = Call({"x": 1}, {"eps": 3, "cast": "before"})
+    with pytest.raises(OtherChoiceError):
+        without(RMS_NORM, other, {"cast"}, {})
+    assert without(RMS_NORM, other, {"cast"}, {"cast": "before"}).keyword == {"eps": 3}
+    with pytest.raises(CannotExpressError, match="'eps'"):
+        without(RMS_NORM, call, {"eps"}, {})
+
+
+# --- results
+
+
+def test_a_result_is_read_with_its_dtype():
+    assert result(np.float32([1.5]), NUMPY).dtype == "float32" and result(np.float32([1.5]), NUMPY).value[0] == 1.5
+    for plain in (True, 2, 2.5):
+        assert result(plain, NUMPY).dtype is None and result(plain, NUMPY).value == np.asarray(plain)
+        assert isinstance(result(plain, NUMPY).value, np.ndarray)
+    assert result("text", NUMPY) == Result("text") and result([1, 2], NUMPY) == Result([1, 2])
+
+    class Sparse:
+        pass
+
+    def refuse(y):
+        raise RuntimeError("no\nnumbers " + "x" * 300)
+
+    of = replace(NUMPY, holds=lambda y: isinstance(y, Sparse), plain=refuse)
+    with pytest.raises(WrongShapeError) as said:
+        result(Sparse(), of)
+    assert str(said.value) == f"returned a Sparse whose numbers cannot be read: no numbers {'x' * 189}"
+
+
+A, B, C = np.zeros(1), np.ones(2), np.full(3, 2.0)
+
+
+@pytest.mark.parametrize(
+    "returned, names, expected",
+    [
+        (A, "y", {"y": A}),
+        ((A,), "y", {"y": A}),  # a tuple of one
+        ([A], "y", {"y": [A]}),
+        ((A, B), "y", {"y": (A, B)}),  # which is none: the comparison says so
+        ((A, B), "y z", {"y": A, "z": B}),
+        ([A, B], "y z", {"y": A, "z": B}),
+        ({"z": B, "y": A}, "y z", {"y": A, "z": B}),
+        ({"z": B, "y": A, "more": C}, "y z", {"y": A, "z": B}),
+        ({"a": A, "b": B}, "y z", {"y": A, "z": B}),  # other names: in order
+        (Pair(A, B), "second first", {"second": B, "first": A}),
+        (((A, B), C), "y z w", {"y": A, "z": B, "w": C}),
+        (([1, 2], [3]), "y z", {"y": [1, 2], "z": [3]}),  # lists inside are data
+        (([A, B], C), "g.0 g.1 n", {"g.0": A, "g.1": B, "n": C}),  # unless the names are nested
+        ({"n": C, "g": [A, B]}, "g.0 g.1 n", None),
+        ({"n": C, "g": {"1": B, "0": A}}, "g.0 g.1 n", {"g.0": A, "g.1": B, "n": C}),
+        ({"s": Pair(A, B)}, "s.second s.first", {"s.second": B, "s.first": A}),
+    ],
+)
+def test_results_are_named_by_name_or_by_order(returned, names, expected):
+    found = named(returned, tuple(names.split()), NUMPY)
+    if expected is not None:
+        assert list(found) == list(expected)
+        assert all(found[n] is x or found[n] == x for n, x in expected.items() if not isinstance(x, list | tuple))
+        assert all(found[n] == x for n, x in expected.items() if isinstance(x, list))
+
+
+@pytest.mark.parametrize(
+    "returned, said",
+    [
+        (None, "returned None but y, z are expected"),
+        (A, "returned one ndarray but y, z are expected"),
+        ((A, B, C), "returned 3 results but y, z are expected"),
+        ({"a": A}, "returned a dict with a but y, z are expected"),
+        ({}, "returned a dict with nothing but y, z are expected"),
+        (dict.fromkeys("abcdefgh", A), "returned a dict with a, b, c, d, e, f but y, z are expected"),
+    ],
+)
+def test_a_wrong_number_of_results_is_told(returned, said):
+    with pytest.raises(WrongShapeError) as error:
+        named(returned, ("y", "z"), NUMPY)
+    assert str(error.value) == said
+
+
+def test_many_names_are_told_in_short():
+    for count, said in ((6, "0, 1, 2, 3, 4, 5"), (7, "0, 1, 2, 3, 4, … (7 in all)")):
+        with pytest.raises(WrongShapeError) as error:
+            named(None, tuple(map(str, range(count))), NUMPY)
+        assert str(error.value) == f"returned None but {said} are expected"
+
+
+# --- trees
+
+
+def test_the_leaves_of_a_tree_have_their_names():
+    tree = {"x": A, "experts": (A, [B, {"deep": C}]), "ids": [1, 2], "pair": Pair(A, 3), "n": None, "none": ()}
+    found = dict(trees.leaves(tree))
+    assert list(found) == [
+        "x", "experts.0", "experts.1.0", "experts.1.1.deep", "ids", "pair.first", "pair.second", "n", "none",
+    ]  # fmt: skip
+    assert found["ids"] == [1, 2] and found["pair.second"] == 3 and found["experts.1.1.deep"] is C
+    doubled = trees.map_named(lambda name, x: (name, x), tree)
+    assert doubled["experts"][1][1]["deep"] == ("experts.1.1.deep", C) and doubled["ids"] == ("ids", [1, 2])
+    assert isinstance(doubled["pair"], Pair) and doubled["pair"].second == ("pair.second", 3)
+    assert isinstance(doubled["experts"], tuple) and isinstance(doubled["experts"][1], list)
+    assert trees.map_named(lambda name, x: name, tree, "in")["experts"][0] == "in.experts.0"
+    assert dict(trees.leaves(A)) == {"": A} and trees.map_named(lambda n, x: n, [1], "here") == "here"
+    whole = {"a": np.ones(1, int), "b": np.float32(1), "c": 1.0, "d": [np.ones(2)]}
+    assert list(trees.floating(whole)) == ["b", "d.0"]
+
+
+# --- time, and what is raised
+
+
+def test_what_is_printed_and_warned_is_kept_from_the_screen(capsys):
+    def speaks():
+        print("out")
+        print("err", file=sys.stderr)
+        warnings.warn("a warning", stacklevel=1)
+        return 3
+
+    ran = guard.run(speaks, 5)
+    assert (ran.value, ran.printed, ran.problem, ran.error) == (3, "out\nerr\n", "", None)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_raised_is_told_on_one_line_with_its_place():
+    def fails():
+        raise ValueError("two\nlines " + "x" * 400)
+
+    ran = guard.run(fails, 5)
+    line = fails.__code__.co_firstlineno + 1
+    assert (ran.problem, ran.text) == ("raised", f"raised ValueError: two lines {'x' * 290} ({__file__}:{line})")
+    assert isinstance(ran.error, ValueError) and ran.value is None
+    assert guard.described(KeyError()) == "raised KeyError"
+    assert guard.run(lambda: sys.exit(3), 5).text.startswith("raised SystemExit: 3 (")
+    with pytest.raises(KeyboardInterrupt):
+        guard.run(lambda: signal.raise_signal(signal.SIGINT), 5)
+
+
+def test_an_own_timer_and_handler_are_put_back():
+    def mine(*_):
+        raise AssertionError("not now")
+
+    before = signal.signal(signal.SIGALRM, mine)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 50)
+        assert guard.run(lambda: 3, 5).value == 3
+        assert signal.getsignal(signal.SIGALRM) is mine and 40 < signal.getitimer(signal.ITIMER_REAL)[0] <= 50
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        guard.run(lambda: 3, 5)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_time_out_that_is_swallowed_comes_again():
+    def stubborn():
+        for _ in range(2):
+            try:
+                while True:
+                    pass
+            except BaseException:
+                continue
+        while True:
+            pass
+
+    ran = guard.run(stubborn, 0.05)
+    assert (ran.problem, ran.text) == ("timeout", "took longer than 0.05 s")
+
+
+def test_the_clock_counts_computing_and_much_more_of_waiting(monkeypatch):
+    now = {"process_time": 100.0, "monotonic": 1000.0}
+    for name in now:
+        monkeypatch.setattr(guard.time, name, lambda name=name: now[name])
+    for computed, waited, over in ((0, 9.9, False), (0, 10, True), (1.9, 2.1, False), (2, 2, True), (1.9, 10, True)):
+        now.update(process_time=100.0, monotonic=1000.0)
+        spent = guard.clock(2.0)
+        now.update(process_time=100.0 + computed, monotonic=1000.0 + waited)
+        assert spent() is over, (computed, waited)
+
+
+def test_outside_the_main_thread_it_is_the_same():
+    found = []
+
+    def elsewhere():
+        found.append(guard.run(lambda: 3, 5))
+        found.append(guard.run(lambda: 1 / 0, 5))
+        found.append(guard.run(lambda: time.sleep(0.15) or "done", 0.05))
+
+    worker = threading.Thread(target=elsewhere)
+    worker.start()
+    worker.join()
+    assert [ran.value for ran in found] == [3, None, "done"] and "ZeroDivisionError" in found[1].text
+
+
+# --- which known bug it looks like
+
+
+def at_question(case="rms_norm/one", part="y", state="fail", kind="value", profile="float64", size=3, outputs=True):
+    """A finding about a case of some size."""
+    about = asked(id=case, inputs={"x": np.ones(size)})
+    outcome = Outcome({"y": Result(np.ones(1))} if outputs else {})
+    return Finding(about, profile, part, state, (), comparison=Comparison(kind=kind), outcome=outcome)
+
+
+def chosen(found, state):
+    return [(f.case.id, f.profile, f.part) for f in suspects.questions(found, state)]
+
+
+def test_the_smallest_cases_with_wrong_numbers_are_compared():
+    wrong = [at_question("big", size=9), at_question("small"), at_question("small", profile="float32")]
+    others = [
+        at_question("dtype", "dtype", kind=""),
+        at_question("type", kind="type"),
+        at_question("call", "call", kind=""),
+    ]
+    assert chosen([*wrong, *others], "fail") == [
+        ("small", "float64", "y"), ("small", "float32", "y"), ("big", "float64", "y"),
+    ]  # fmt: skip
+    assert chosen([at_question(kind="shape")], "fail") == [("rms_norm/one", "float64", "y")]
+    twice = [at_question(part="y"), at_question(part="z")]
+    assert chosen(twice, "fail") == [("rms_norm/one", "float64", "y")]  # one finding a question
+
+
+def test_gradients_are_compared_where_nothing_else_is_wrong():
+    gradient, forward = at_question("g", "gradient x"), at_question("f")
+    assert chosen([gradient], "fail") == [("g", "float64", "gradient x")]
+    assert chosen([gradient, forward], "fail") == [("f", "float64", "y")]
+
+
+def test_what_is_right_is_compared_too():
+    good = [at_question("good", state="pass", kind=""), at_question("half", state="pass", kind="")]
+    rest = [at_question("none", state="pass", kind="", outputs=False), at_question("d", "dtype", "pass", ""),
+            at_question("i", "inputs", "pass", ""), at_question("g", "gradient x", "pass", "")]  # fmt: skip
+    wrong = at_question("half", "z")
+    assert chosen([*good, *rest, wrong], "pass") == [("good", "float64", "y")]
+    assert chosen([*good, *rest, at_question("h", "gradient x")], "pass") == [("g", "float64", "gradient x")]
+
+
+def test_one_precision_of_each_case_is_kept():
+    found = [at_question("a"), at_question("a", profile="float32"), at_question("b")]
+    assert [(f.case.id, f.profile) for f in suspects.one_each(found)] == [("a", "float64"), ("b", "float64")]
+
+
+def test_the_bug_that_explains_most_and_contradicts_least_is_suspected(monkeypatch):
+    bugs = list(load_mutants("rms_norm").values())[:3]
+    wrong = [at_question(f"w{i}") for i in range(9)]
+    right = [at_question(f"r{i}", state="pass", kind="") for i in range(20)]
+
+    def told(*explained, failing=8, good=16):
+        table = dict(zip([bug.id for bug in bugs], explained, strict=False))
+        monkeypatch.setattr(suspects, "of", lambda operation: bugs[: len(explained)])
+        monkeypatch.setattr(suspects, "explains", lambda bug, finding: finding.case.id in table[bug.id])
+        bug, said = suspects.suspect(RMS_NORM, wrong[:failing] + right[:good])
+        return (bugs.index(bug), said) if bug else (None, said)
+
+    every, all_right = {f"w{i}" for i in range(6)}, {f"r{i}" for i in range(12)}  # six wrong ones and twelve right ones
+    assert told(every | all_right) == (0, str(bugs[0]))
+    assert told({"w0", "w1", "w2"} | all_right) == (0, f"in part {bugs[0]}")
+    assert told({"w0", "w1"} | all_right) == (None, "")
+    assert told(every | {f"r{i}" for i in range(9)}) == (0, str(bugs[0]))
+    assert told(every | {f"r{i}" for i in range(8)}) == (None, "")
+    assert told({"w0", "w1", "w2", "w3"} | all_right, every | all_right)[0] == 1
+    assert told(every | {f"r{i}" for i in range(10)}, every | all_right)[0] == 1
+    assert told(every | all_right, every | all_right)[0] == 0
+    assert told(every | all_right, failing=0) == (None, "") and told() == (None, "")
+    assert told({"w0"}, failing=1, good=0) == (0, str(bugs[0]))
+    assert told({"w6", "w7"} | all_right) == (None, "")  # six are compared
+
+
+def test_answers_are_alike_within_a_few_bounds_of_the_wrong_number():
+    def told(ours, theirs, right, bound=1.0, backward=False):
+        expected = {"y": Expected(np.array(right), None if bound is None else np.full(np.shape(right), bound))}
+        one, other = ({"y": Result(np.array(y))} for y in (ours, theirs))
+        if backward:
+            return suspects.alike(Outcome({}, other), Outcome({}, one), expected, True)
+        return suspects.alike(Outcome(other), Outcome(one), expected, False)
+
+    # of a right 9 ± 1, a bug's 30 is four times as large as they are together: four bounds, each four times as wide
+    assert told([30.0 + 15.9], [30.0], [9.0]) and not told([30.0 + 16.1], [30.0], [9.0])
+    assert told([30.0 + 15.9], [30.0], [9.0], backward=True) and not told([30.0 + 16.1], [30.0], [9.0], backward=True)
+    assert told([-30.0 - 15.9], [-30.0], [-9.0]) and not told([46.1], [30.0], [9.0])
+    assert told([3.0], [3.0], [9.0], 0.0) and not told([3.1], [3.0], [9.0], 0.0)
+    assert told([NAN], [NAN], [1.0]) and told([INF], [INF], [1.0]) and not told([1e9], [INF], [1.0])
+    assert told([2], [2], [1], None) and not told([3], [2], [1], None)
+    assert told([1.0, 2.0], [1.0, 2.0], [1.0]) and not told([1.0, 2.1], [1.0, 2.0], [1.0])  # both of a wrong shape
+    assert not suspects.alike(Outcome(), Outcome({"y": Result(1)}), {}, False)
+    assert not suspects.alike(Outcome({"y": Result(1)}), Outcome(), {}, False)
+
+
+@pytest.mark.parametrize("bug", ["RMS_NORM-M03", "RMS_NORM-M11", "RMS_NORM-M14"])  # a value, a gradient, a rounding
+def test_a_known_bug_is_called_by_its_name(bug):
+    known = load_mutants("rms_norm")[bug]
+    made = suspects.implementation_of(RMS_NORM, known)
+    assert made.name == bug and made.profiles == ("float64",) and ("rms_norm" in made.vjps) == (known.vjp is not None)
+    made.levels = ("Forward", "Backward") if known.vjp else ("Forward",)
+    made.profiles = ("float16", "float32") if known.narrow else ("float64",)
+    report = verify(made, ["rms_norm"])
+    assert f"looks like  {known}" in str(report) and known.owner in {v.clause for v in report.failures}
+
+
+def test_a_bug_explains_what_it_shows_in():
+    forward, gradient, narrow = (load_mutants("rms_norm")[f"RMS_NORM-M{n}"] for n in ("03", "11", "14"))
+    case = next(c for c in vectors.recorded(RMS_NORM) if c.id == "rms_norm/basic")
+
+    def gives(bug, profile="float64", part="y"):
+        made = suspects.implementation_of(RMS_NORM, bug)
+        outcome = LocalRunner(made).ask(case, profile, gradient=bug.vjp is not None)
+        return Finding(case, profile, part, "fail", (), outcome=outcome)
+
+    right = suspects.implementation_of(RMS_NORM, replace(forward, function=RMS_NORM.reference))
+    honest = Finding(case, "float64", "y", "fail", (), outcome=LocalRunner(right).ask(case, "float64"))
+    assert suspects.explains(forward, gives(forward)) and not suspects.explains(forward, honest)
+    assert suspects.explains(gradient, gives(gradient, part="gradient x"))
+    assert not suspects.explains(gradient, gives(gradient))  # its forward pass is right
+    assert suspects.explains(narrow, gives(narrow, "float16"))
+    bfloat16 = replace(gives(narrow, "float16"), profile="bfloat16")
+    assert not suspects.explains(narrow, bfloat16)  # NumPy has none
+
+
+def test_known_bugs_are_found_where_they_have_another_name():
+    for name, other in suspects.CALLED.items():
+        assert {bug.op for bug in suspects.of(OPERATIONS[name])} & {other} == {other}
+    assert {bug.op for bug in suspects.of(RMS_NORM)} == {"rms_norm"}
+    assert {bug.op for bug in suspects.of(OPERATIONS["route"])} == {"route"}  # and not those of the whole component
+    made = suspects.implementation_of(OPERATIONS["transformer.loss"], suspects.of(OPERATIONS["transformer.loss"])[0])
+    assert set(made.vjps) == {"transformer.loss"}  # whose gradients come with it
