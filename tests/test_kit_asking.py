@@ -1,6 +1,8 @@
 """Between the kit and what it judges: arguments, results, time, and which known bug an answer looks like."""
 
+import contextlib
 import inspect
+import json
 import signal
 import sys
 import threading
@@ -8,12 +10,17 @@ import time
 import warnings
 from collections import namedtuple
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
 from kit_cases import asked
+from safetensors.torch import load_file, save_file
 
-from minimind_ref.kit import guard, suspects, trees, vectors, verify
+import minimind_ref.kit.__main__ as command
+from minimind_ref.errors import UserError
+from minimind_ref.kit import Implementation, guard, suspects, tensors, trees, vectors, verify
+from minimind_ref.kit.__main__ import main
 from minimind_ref.kit.arrays import library
 from minimind_ref.kit.binding import Call, CannotExpressError, OtherChoiceError, bind, unexpected, without
 from minimind_ref.kit.case import Expected
@@ -22,7 +29,8 @@ from minimind_ref.kit.findings import Finding
 from minimind_ref.kit.mutant import load_mutants
 from minimind_ref.kit.outcome import Outcome, Result, WrongShapeError, named, result
 from minimind_ref.kit.registry import OPERATIONS
-from minimind_ref.kit.runner import LocalRunner
+from minimind_ref.kit.report import Report, Verdict
+from minimind_ref.kit.runner import SECONDS, LocalRunner
 
 NAN, INF = np.nan, np.inf
 RMS_NORM, ATTENTION = OPERATIONS["rms_norm"], OPERATIONS["attention"]
@@ -444,3 +452,183 @@ def test_known_bugs_are_found_where_they_have_another_name():
     assert {bug.op for bug in suspects.of(OPERATIONS["route"])} == {"route"}  # and not those of the whole component
     made = suspects.implementation_of(OPERATIONS["transformer.loss"], suspects.of(OPERATIONS["transformer.loss"])[0])
     assert set(made.vjps) == {"transformer.loss"}  # whose gradients come with it
+
+
+# --- the command
+
+
+@pytest.fixture
+def theirs(monkeypatch):
+    """A module of implementations: one right, one wrong, one whose fault is known."""
+
+    def wrong(x, weight, *, eps):
+        return 2 * RMS_NORM.reference(x, weight, eps=eps)
+
+    module = ModuleType("their_kit_here")
+    for name, function in (("right", RMS_NORM.reference), ("wrong", wrong), ("known", wrong)):
+        made = Implementation(name, levels=["Forward"])
+        made.op("rms_norm", function)
+        setattr(module, name, made)
+    failing = {v.clause for v in verify(module.known, ["rms_norm"]).failures}
+    module.known.expected_failures = dict.fromkeys(failing, "issue 12")
+    monkeypatch.setitem(sys.modules, "their_kit_here", module)
+
+
+@pytest.mark.parametrize("name, code", [("right", 0), ("wrong", 1), ("known", 0)])
+def test_the_command_ends_with_1_where_something_is_wrong_that_was_not_declared(theirs, capsys, tmp_path, name, code):
+    arguments = ["run", f"their_kit_here:{name}", "--ops", "rms_norm", "--json", str(tmp_path / "report.json")]
+    if code:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 1
+    else:
+        main(arguments)
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1].startswith(f"{name}: {'passed' if name == 'right' else 'NOT PASSED'}: ")
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    assert json.loads(text)["summary"] == said.splitlines()[-1] and text.endswith("}\n")
+
+
+def told_to(monkeypatch, *arguments):
+    """What the command asks of `verify`."""
+    given = {}
+
+    def verify(implementation, **options):
+        given.update(options, implementation=implementation.name)
+        return Report("mine", (Verdict("rms_norm", "RMS_NORM-1", "Forward", "PASS", "text"),))
+
+    monkeypatch.setattr(command, "verify", verify)
+    main(["run", *arguments])
+    return given
+
+
+def test_the_command_hands_its_options_on(theirs, monkeypatch):
+    plain = told_to(monkeypatch, "their_kit_here:right")
+    assert plain == {"implementation": "right", "ops": None, "level": "quick", "seed": 0, "case": None, "profile": None,
+                     "seconds": SECONDS}  # fmt: skip
+    given = told_to(monkeypatch, "their_kit_here:right", "--ops", "rms_norm", "swiglu", "--level", "full", "--seed",
+                    "3", "--case", "rms_norm/basic", "--profile", "float32", "--seconds", "2.5")  # fmt: skip
+    assert given == {"implementation": "right", "ops": ["rms_norm", "swiglu"], "level": "full", "seed": 3,
+                     "case": "rms_norm/basic", "profile": "float32", "seconds": 2.5}  # fmt: skip
+    assert told_to(monkeypatch, "their_kit_here:right", "--case", "rms_norm/basic")["ops"] == ["rms_norm"]
+
+
+def test_a_program_is_judged_by_its_runner_with_the_profiles_it_is_to_claim(monkeypatch):
+    asked_of = []
+
+    @contextlib.contextmanager
+    def program(line, profiles, seconds):
+        asked_of.append((line, profiles, seconds))
+        yield Implementation("theirs"), "its runner"
+
+    monkeypatch.setattr(command, "program", program)
+    given = told_to(monkeypatch, "--exec", "run me", "--profiles", "float32", "bfloat16", "--seconds", "3")
+    assert (given["implementation"], given["runner"], given["seconds"]) == ("theirs", "its runner", 3.0)
+    told_to(monkeypatch, "--exec", "run me")
+    assert asked_of == [("run me", ["float32", "bfloat16"], 3.0), ("run me", None, SECONDS)]
+
+
+@pytest.mark.parametrize("arguments", [[], ["their:impl", "--exec", "run me"]])
+def test_one_of_the_two_is_judged(arguments):
+    with pytest.raises(UserError, match=r"give PKG.MODULE:IMPL or --exec COMMAND, one of the two"):
+        main(["run", *arguments])
+
+
+def test_the_operations_that_have_a_case_are_found_by_its_name():
+    assert command.owning("rms_norm/generated/heavy_rows_3") == command.owning("rms_norm/law/scaled") == ["rms_norm"]
+    assert command.owning("cross_entropy/basic") == ["cross_entropy"]
+    assert set(command.owning("transformer/minimind2")) >= {"transformer"}
+    with pytest.raises(UserError, match=r"^--case rms_norm/nine: there is no such case$"):
+        command.owning("rms_norm/nine")
+    with pytest.raises(UserError, match="there is no operation 'rmsnorm'"):
+        command.owning("rmsnorm/law/scaled")
+
+
+def test_the_other_commands_do_what_they_say(monkeypatch, capsys, tmp_path):
+    calls = []
+    report = Report("graded", (Verdict("rms_norm", "RMS_NORM-1", "Forward", "PASS", "text"),))
+    monkeypatch.setattr(command, "write_cases", lambda *given: calls.append(given) or 7)
+    monkeypatch.setattr(command, "grade", lambda *given: calls.append(given) or report)
+    monkeypatch.setattr(command.command, "run", lambda options: calls.append(options.command))
+    folder = tmp_path / "deep" / "folder"
+    for _ in range(2):  # the folder may be there
+        main(["cases", str(folder), "--ops", "rms_norm"])
+    assert folder.is_dir() and capsys.readouterr().out == f"7 questions in {folder}\n" * 2
+    main(["cases", str(folder), "--profiles", "float32", "float64"])
+    main(["grade", str(folder), "--json", str(tmp_path / "graded.json")])
+    assert json.loads((tmp_path / "graded.json").read_text())["name"] == "graded"
+    main(["grade", str(folder), "--ops", "rms_norm", "swiglu"])
+    assert capsys.readouterr().out.count(f"{report.summary}\n") == 2
+    main(["peers"])
+    assert calls == [
+        *[(folder, ["rms_norm"], ["float64"])] * 2, (folder, None, ["float32", "float64"]), (folder, None),
+         (folder, ["rms_norm", "swiglu"]), "peers",
+    ]  # fmt: skip
+    main(["ops"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{entry.level:10} {entry.signature}" for entry in OPERATIONS.values()]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["judge"], ["run", "a:b", "--level", "slow"], ["run", "a:b", "--profile", "float8"], ["run", "a:b", "--ops"],
+     ["run", "a:b", "--profiles", "float8"], ["run", "a:b", "--seed", "x"], ["run", "a:b", "--seconds", "x"],
+     ["grade"], ["cases"], ["cases", "d", "--profiles", "float8"], ["grade", "d", "--ops"], ["cases", "d", "--ops"],
+     ["cases", "d", "--json", "f"]],
+)  # fmt: skip
+def test_a_wrong_command_line_is_bad_input(arguments):
+    with pytest.raises((UserError, SystemExit)) as said:
+        main(arguments)
+    assert getattr(said.value, "code", 2) == 2
+
+
+# --- files of tensors
+
+
+TENSORS = {
+    "w": (np.array([[1.0, -0.5, 2.0**-14], [0.0, 3.0, -256.0]]), "float32"),
+    "b": (np.array([1.5, -2.0]), "bfloat16"),
+    "n": (np.array(2.5), "float16"),
+    "d": (np.array([2.0**-60]), "float64"),
+    "i": (np.array([1, -(2**40)]), "int64"),
+    "j": (np.array([1, -7]), "int32"),
+    "u": (np.array([0, 255]), "uint8"),
+    "m": (np.array([True, False]), "bool"),
+    "e": (np.zeros((0, 3)), "bfloat16"),
+}
+
+
+def test_the_library_of_safetensors_reads_what_is_written_and_the_other_way(tmp_path):
+    tensors.write(tmp_path / "a", TENSORS)
+    read = load_file(tmp_path / "a")
+    for name, (array, dtype) in TENSORS.items():
+        assert str(read[name].dtype) == f"torch.{dtype}" and read[name].shape == array.shape
+        assert np.array_equal(read[name].double().numpy(), array.astype(float)), name
+    save_file(read, tmp_path / "b", metadata={"format": "pt"})
+    for path in (tmp_path / "a", tmp_path / "b"):
+        found = tensors.read(path)
+        assert {name: dtype for name, (_, dtype) in found.items()} == {n: dtype for n, (_, dtype) in TENSORS.items()}
+        for name, (array, dtype) in TENSORS.items():
+            wide = "float64" if "float" in dtype else "bool" if dtype == "bool" else "int64"
+            assert found[name][0].dtype == wide and np.array_equal(found[name][0], array), name
+            assert found[name][0].shape == array.shape
+    assert int.from_bytes((tmp_path / "a").read_bytes()[:8], "little") % 8 == 0  # the tensors begin aligned
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\0" * 7, (9).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"[]", b"x" * 40,
+     (4).to_bytes(8, "little") + b"null", (10).to_bytes(8, "little") + b'{"x": [1]}',
+     (14).to_bytes(8, "little") + b'{"x": {"a":1}}', (2).to_bytes(8, "little") + b"{]"],
+)  # fmt: skip
+def test_what_is_no_file_of_tensors_is_told(tmp_path, data):
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(ValueError, match=r"^x is no safetensors file"):
+        tensors.read(tmp_path / "x")
+
+
+def test_a_file_without_tensors_is_one(tmp_path):
+    tensors.write(tmp_path / "x", {})
+    assert tensors.read(tmp_path / "x") == {}
+    (tmp_path / "y").write_bytes((2).to_bytes(8, "little") + b"{}")
+    assert tensors.read(tmp_path / "y") == {}

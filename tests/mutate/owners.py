@@ -63,10 +63,12 @@ OWNERS = {
     "kit/mutants/*": [],  # wrong already; test_mutants.py says of each that it is rejected
     "kit/peers/*": ["peers_table", "honest"],
     "kit/behaviours": ["kit_choices"],
+    "kit/__main__": ["kit_asking"],
     "kit/binding": ["kit_asking"],
     "kit/guard": ["kit_asking"],
     "kit/outcome": ["kit_asking"],
     "kit/suspects": ["kit_asking"],
+    "kit/tensors": ["kit_asking"],
     "kit/trees": ["kit_asking"],
     "kit/compare": ["kit_parts"],
     "kit/findings": ["kit_parts"],
