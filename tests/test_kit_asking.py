@@ -14,23 +14,33 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from kit_cases import asked
 from safetensors.torch import load_file, save_file
 
 import minimind_ref.kit.__main__ as command
 from minimind_ref.errors import UserError
-from minimind_ref.kit import Implementation, guard, suspects, tensors, trees, vectors, verify
+from minimind_ref.kit import Implementation, guard, protocol, suspects, tensors, trees, vectors, verify
 from minimind_ref.kit.__main__ import main
 from minimind_ref.kit.arrays import library
-from minimind_ref.kit.binding import Call, CannotExpressError, OtherChoiceError, bind, unexpected, without
+from minimind_ref.kit.binding import (
+    Call,
+    CannotExpressError,
+    NoAnswerError,
+    OtherChoiceError,
+    bind,
+    unexpected,
+    without,
+)
 from minimind_ref.kit.case import Expected
-from minimind_ref.kit.compare import Comparison
+from minimind_ref.kit.compare import Comparison, compare
 from minimind_ref.kit.findings import Finding
 from minimind_ref.kit.mutant import load_mutants
 from minimind_ref.kit.outcome import Outcome, Result, WrongShapeError, named, result
+from minimind_ref.kit.protocol import question
 from minimind_ref.kit.registry import OPERATIONS
 from minimind_ref.kit.report import Report, Verdict
-from minimind_ref.kit.runner import SECONDS, LocalRunner
+from minimind_ref.kit.runner import SECONDS, LocalRunner, ordered, plainly, same
 
 NAN, INF = np.nan, np.inf
 RMS_NORM, ATTENTION = OPERATIONS["rms_norm"], OPERATIONS["attention"]
@@ -632,3 +642,303 @@ def test_a_file_without_tensors_is_one(tmp_path):
     assert tensors.read(tmp_path / "x") == {}
     (tmp_path / "y").write_bytes((2).to_bytes(8, "little") + b"{}")
     assert tensors.read(tmp_path / "y") == {}
+
+
+# --- asking in this process
+
+
+def local(function, name="rms_norm", vjp=None, seconds=20.0, **rest):
+    made = Implementation("mine", **rest)
+    made.op(name, function, vjp=vjp)
+    return LocalRunner(made, seconds)
+
+
+def basic(name="rms_norm/basic"):
+    entry = OPERATIONS[name.partition("/")[0]]
+    return next(case for case in vectors.recorded(entry) if case.id == name)
+
+
+def norm(x, weight, *, eps):
+    return RMS_NORM.reference(x, weight, eps=eps)
+
+
+def refuses(error):
+    def function(x, weight, *, eps):
+        print("so be it")
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "function, problem, said",
+    [
+        (lambda x, *, eps: x, "cannot", "it takes no argument 'weight'"),
+        (refuses(CannotExpressError("not offered")), "cannot", "not offered"),
+        (refuses(OtherChoiceError("another")), "choice", "another"),
+        (refuses(ValueError("no")), "raised", "raised ValueError: no"),
+        (lambda x, weight, *, eps: Pair, "", ""),
+    ],
+)
+def test_what_comes_of_a_call(function, problem, said):
+    found = local(function).ask(basic(), "float64")
+    assert found.problem == problem and found.text.startswith(said)
+    assert found.printed == ("so be it\n" if problem and "lambda" not in function.__name__ else "")
+
+
+def test_a_call_that_asks_for_another_choice_is_not_made():
+    case = replace(basic(), parameters={"eps": 1e-5, "cast": "before"})
+    found = local(norm).ask(case, "float64")
+    assert (found.problem, found.text[:13]) == ("choice", "cast='before'")
+    fixed = local(norm, choices={"rms_norm.cast": "after"}).ask(case, "float64")
+    assert (fixed.problem, fixed.text) == ("choice", "cast='before': it takes cast='after'")
+
+
+def test_results_of_the_wrong_number_are_of_the_wrong_type():
+    def one(documents, length, *, pad_id=0):
+        print("here")
+        return np.zeros(1)
+
+    case = vectors.recorded(OPERATIONS["pack"])[0]
+    found = local(one, "pack").ask(case, "float64")
+    assert (found.problem, found.printed) == ("type", "here\n") and "returned one ndarray but input_ids" in found.text
+
+
+def test_a_library_that_lacks_a_precision_is_not_asked_in_it():
+    def to_array(x, dtype):
+        raise ModuleNotFoundError("no", name="their_dtypes")
+
+    found = local(norm, arrays=(to_array, np.asarray)).ask(basic(), "bfloat16")
+    assert (found.problem, found.text) == ("profile", "bfloat16 needs their_dtypes")
+
+
+def test_a_wrapper_is_asked_again_without_what_it_hands_on_in_vain():
+    asked_of = []
+
+    def wrapper(*given, **options):
+        asked_of.append(sorted(options))
+        return norm(*given, **options)
+
+    case, runner = replace(basic(), parameters={"eps": 1e-5, "cast": "after"}), local(wrapper)
+    assert runner.ask(case, "float64", gradient=False).problem == ""
+    assert runner.ask(case, "float64").problem == "" and runner.unwanted == {"rms_norm": {"cast"}}
+    assert asked_of == [["cast", "eps"], ["eps"], ["eps"]]
+
+
+def test_the_arguments_that_changed_are_named():
+    def spoils(x, weight, *, eps):
+        y = norm(x, weight, eps=eps)
+        weight[0] = NAN
+        return y
+
+    found = local(spoils).ask(basic(), "float64")
+    assert found.changed == ("weight",) and local(norm).ask(basic(), "float64").changed == ()
+    whole = replace(basic(), inputs={"x": np.full((2, 3), NAN), "weight": np.ones(3)})
+    assert local(norm).ask(whole, "float64").changed == ()  # NaN is the same as itself
+
+
+def test_gradients_come_from_a_vjp_or_the_library_where_they_are_asked_for():
+    def vjp(x, weight, *, eps, cotangent):
+        return RMS_NORM.reference_vjp(x, weight, eps=eps, cotangent=cotangent)
+
+    case = basic()
+    assert local(norm).ask(case, "float64").gradients is None
+    given = local(norm, vjp=vjp)
+    assert given.has_gradient("rms_norm") and not local(norm).has_gradient("rms_norm") and given.has("rms_norm")
+    assert not given.has("swiglu") and given.ask(case, "float64", gradient=False).gradients is None
+    assert given.ask(replace(case, cotangent={}), "float64").gradients is None
+
+    def in_torch(x, weight, *, eps):
+        return weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+    by_torch = local(in_torch, arrays="torch").ask(case, "float64")
+    expected = case.answer("float64")[1]
+    for outcome in (given.ask(case, "float64"), by_torch):
+        assert list(outcome.gradients) == ["x", "weight"] and outcome.outputs["y"].dtype == "float64"
+        assert all(compare(n, outcome.gradients[n], e).good for n, e in expected.items())
+    failed = local(norm, vjp=refuses(ValueError("no"))).ask(case, "float64")
+    assert failed.gradient_problem == "raised" and failed.outputs and failed.gradients is None
+    few = local(norm, vjp=lambda x, weight, *, eps, cotangent: x).ask(case, "float64")
+    assert (few.gradient_problem, few.gradient_text) == ("type", "gave 1 gradients but there are 2: x, weight")
+
+
+def test_what_stays_float32_is_given_so_in_a_narrow_precision():
+    kinds = {}
+
+    def rope(x, cos, sin):
+        kinds.update(x=x.dtype, cos=cos.dtype)
+        return x
+
+    case = vectors.recorded(OPERATIONS["apply_rope"])[0]
+    for profile, x, cos in (("float16", "float16", "float32"), ("float64", "float64", "float64")):
+        local(rope, "apply_rope").ask(case, profile, gradient=False)
+        assert kinds == {"x": x, "cos": cos}
+
+
+def test_a_law_gets_numpy_results_and_what_is_raised():
+    x, weight = np.ones((2, 3)), np.full(3, 2.0)
+
+    def answer(function, arguments=None, **rest):
+        runner = local(function, **rest)
+        return runner.answer(RMS_NORM, arguments or {"x": x, "weight": weight, "eps": 3.0}, "float32")
+
+    assert isinstance(answer(lambda x, weight, *, eps: x * weight / 2, arrays="torch"), np.ndarray)
+    assert np.array_equal(answer(lambda x, weight, *, eps: x * weight / 2, arrays="torch"), x)
+    assert answer(lambda x, weight, *, eps: str(x.dtype)) == "float32"
+    for error, choice in ((CannotExpressError("e"), False), (OtherChoiceError("e"), True)):
+        with pytest.raises(NoAnswerError, match=r"^e$") as said:
+            answer(refuses(error))
+        assert said.value.choice is choice
+    for function, choice in ((lambda x: x, False), (norm, True)):
+        with pytest.raises(NoAnswerError) as said:
+            answer(function, {"x": x, "weight": weight, "eps": 3.0, "cast": "before"})
+        assert said.value.choice is choice
+    with pytest.raises(ZeroDivisionError):
+        answer(lambda x, weight, *, eps: 1 / 0)
+    with pytest.raises(RuntimeError, match=r"^raised SystemExit: 3"):
+        answer(lambda x, weight, *, eps: sys.exit(3))
+
+    def spins(x, weight, *, eps):
+        while True:
+            pass
+
+    with pytest.raises(RuntimeError, match=r"^took longer than 0\.05 s$"):
+        answer(spins, seconds=0.05)
+
+
+def test_results_by_name_come_in_the_order_in_which_a_law_unpacks_them():
+    adamw = OPERATIONS["adamw.step"]
+    named_ones = {"square": 3, "more": 4, "mean": 2, "param": 1}
+    assert ordered(named_ones, adamw) == (1, 2, 3)
+    Step = namedtuple("Step", "mean square param")
+    assert ordered(Step(2, 3, 1), adamw) == (1, 2, 3)
+    assert ordered({"param": 1}, adamw) == {"param": 1} and ordered((2, 1, 3), adamw) == (2, 1, 3)
+    assert ordered({"y": 1}, RMS_NORM) == {"y": 1}  # one result has no order
+    t = torch.ones(2)
+    found = plainly({"a": (t, [t, "text"]), "b": Pair(t, 1)}, library("torch"))
+    assert isinstance(found["a"][0], np.ndarray) and isinstance(found["a"][1][0], np.ndarray)
+    assert found["a"][1][1] == "text" and isinstance(found["b"], Pair) and isinstance(found["b"].first, np.ndarray)
+
+
+def test_arguments_are_the_same_in_shape_and_numbers():
+    a = np.array([1.0, NAN])
+    assert same(a, a.copy()) and same(np.array([1]), np.array([1])) and same("x", "x") and same(None, None)
+    assert not same(a, np.array([2.0, NAN])) and not same(a, None) and not same(np.ones(1), np.ones((1, 1)))
+    assert not same(np.ones(1), 1.0) and not same("x", "y")
+
+
+# --- the words of the protocol
+
+
+def test_a_question_to_a_program_has_its_tensors_in_a_file(tmp_path):
+    case = basic()
+    told = question(case, "float32", 7, tmp_path, gradient=True)
+    assert told == {
+        "id": 7, "op": "rms_norm", "profile": "float32", "parameters": case.parameters, "outputs": ["y"],
+        "inputs": {"x": {"tensor": "inputs.x"}, "weight": {"tensor": "inputs.weight"}},
+        "cotangent": {"y": {"tensor": "cotangent.y"}}, "gradients": ["x", "weight"],
+        "tensors": str(tmp_path / "7.safetensors"), "answer": str(tmp_path / "7.answer.safetensors"),
+    }  # fmt: skip
+    kept = tensors.read(tmp_path / "7.safetensors")
+    inputs, cotangent = case.stored("float32")
+    for name, x in (("inputs.x", inputs["x"]), ("cotangent.y", cotangent["y"])):
+        assert kept[name][1] == "float32" and np.array_equal(kept[name][0], x)
+    assert not {"cotangent", "gradients"} & set(question(case, "float32", 7, tmp_path, gradient=False))
+    assert "cotangent" not in question(replace(case, cotangent={}), "float32", 7, tmp_path, gradient=True)
+    rope = vectors.recorded(OPERATIONS["apply_rope"])[0]
+    question(rope, "bfloat16", 8, tmp_path, gradient=True)
+    kept = {name: dtype for name, (_, dtype) in tensors.read(tmp_path / "8.safetensors").items()}
+    assert (kept["inputs.x"], kept["inputs.cos"], kept["cotangent.y"]) == ("bfloat16", "float32", "bfloat16")
+    question(rope, "float64", 9, tmp_path, gradient=True)
+    assert tensors.read(tmp_path / "9.safetensors")["inputs.cos"][1] == "float64"
+    ids = vectors.recorded(OPERATIONS["cross_entropy"])[0]
+    question(ids, "float32", 9, tmp_path, gradient=True)
+    assert tensors.read(tmp_path / "9.safetensors")["inputs.labels"][1] == "int64"
+    talk = question(vectors.recorded(OPERATIONS["sft_mask"])[0], "float64", 9, tmp_path, gradient=True)
+    assert set(talk["inputs"]["tokenizer"]) == {"vocab", "merges", "control_ids"}
+
+
+@pytest.mark.parametrize(
+    "line, number, said",
+    [
+        ("y = 1\n", 7, "answered no JSON: 'y = 1'"),
+        ("[1]", 7, "answered '[1]', which is no object with id 7"),
+        ('{"id": 6}', 7, """answered '{"id": 6}', which is no object with id 7"""),
+        ("x" * 200, 7, f"answered no JSON: '{'x' * 120}'"),
+        ('"' + "x" * 200 + '"', 7, f"""answered '"{"x" * 119}', which is no object with id 7"""),
+    ],
+)
+def test_an_answer_is_an_object_with_the_id_of_the_question(line, number, said):
+    with pytest.raises(protocol.NonsenseError) as error:
+        protocol.parsed(line, number)
+    assert str(error.value) == said
+    assert protocol.parsed('{"id": 7, "outputs": 3}', 7) == {"id": 7, "outputs": 3}
+    assert protocol.parsed('{"outputs": 3}', 0) == {"outputs": 3}  # a file has no id
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("{}", "answered '{}', which has no list of ops"),
+        ('{"ops": null}', "which has no list of ops"),
+        ('{"ops": "x"}', "which has no list of ops"),
+        ('{"ops": [], "profiles": "x"}', "which has no list of profiles"),
+        ('{"ops": [], "choices": []}', "which has no dict of choices"),
+    ],
+)
+def test_a_greeting_says_what_there_is(line, said):
+    with pytest.raises(protocol.NonsenseError) as error:
+        protocol.greeting(line)
+    assert said in str(error.value)
+    whole = {"ops": ["a"], "profiles": None, "choices": None}
+    assert protocol.greeting(json.dumps(whole)) == whole
+
+
+def test_an_answer_is_read_from_the_line_and_the_file(tmp_path):
+    case, file = basic(), tmp_path / "a.safetensors"
+    tensors.write(file, {"y": (np.ones((2, 3)), "float32"), "dx": (np.zeros(2), "bfloat16")})
+    y, data = {"tensor": "y"}, {"shape": [2, 1], "dtype": "float16", "values": ["NaN", "-Infinity"]}
+    found = protocol.outcome({"outputs": {"y": y, "more": 1}}, case, "float32", file)
+    assert (list(found.outputs), found.outputs["y"].dtype, found.gradients) == (["y"], "float32", None)
+    gradients = {"x": {"tensor": "dx"}, "weight": {"shape": [2], "values": [1.5, "Infinity"]}}
+    found = protocol.outcome({"outputs": {"y": data}, "gradients": gradients}, case, "float32", file)
+    assert found.outputs["y"].dtype == "float16" and found.outputs["y"].value.shape == (2, 1)
+    assert np.isnan(found.outputs["y"].value[0, 0]) and found.outputs["y"].value[1, 0] == -INF
+    assert found.gradients["x"].dtype == "bfloat16"
+    assert (found.gradients["weight"].dtype, found.gradients["weight"].value.tolist()) == ("float64", [1.5, INF])
+    forward = replace(case, answer=lambda profile: (case.answer(profile)[0], {}))
+    assert protocol.outcome({"outputs": {"y": y}, "gradients": {}}, forward, "float32", file).gradients is None
+    for said, problem, text in (({"error": "e" * 400}, "raised", f"answered the error {'e' * 300!r}"),
+                                ({"cannot": "mask"}, "cannot", "it takes no argument 'mask'")):  # fmt: skip
+        found = protocol.outcome(said, case, "float32", tmp_path / "none")
+        assert (found.problem, found.text) == (problem, text)
+
+
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        ({}, "its outputs lack y"),
+        ({"outputs": [1]}, "its outputs lack y"),
+        ({"outputs": {"z": 1}}, "its outputs lack y"),
+        ({"outputs": {"y": 1}, "gradients": {"x": 1}}, "its gradients lack weight"),
+        ({"outputs": {"y": 1}, "gradients": None}, "its gradients lack weight, x"),
+        ({"outputs": {"y": {"tensor": "y"}}}, "the answer's file has no tensor 'y'"),
+        ({"outputs": {"y": {"shape": [3], "values": [1, 2]}}}, "a tensor's values cannot be read: cannot reshape"),
+    ],
+)
+def test_an_answer_that_lacks_something_says_what(tmp_path, answer, said):
+    with pytest.raises(protocol.NonsenseError) as error:
+        protocol.outcome(answer, basic(), "float32", tmp_path / "none")
+    assert str(error.value).startswith(said)
+
+
+def test_an_answer_of_whole_numbers_and_data_is_one():
+    ids = protocol.one({"shape": [2], "values": [1, 2], "dtype": "int32"}, {})
+    assert (ids.dtype, ids.value.dtype.kind) == ("int32", "i")
+    assert protocol.one({"shape": [1], "values": [1]}, {}).dtype == "int64"
+    assert protocol.one({"shape": [1], "values": [1], "dtype": "float32"}, {}).value.dtype == "float64"
+    for plain in (True, 2, 2.5):
+        assert protocol.one(plain, {}).dtype is None and protocol.one(plain, {}).value == np.asarray(plain)
+        assert isinstance(protocol.one(plain, {}).value, np.ndarray)
+    assert protocol.one([1, 2], {}) == Result([1, 2]) and protocol.one({"shape": [1]}, {}) == Result({"shape": [1]})
+    assert protocol.one({"values": ["text"], "shape": [1]}, {}).value.tolist() == ["text"]

@@ -67,6 +67,8 @@ OWNERS = {
     "kit/binding": ["kit_asking"],
     "kit/guard": ["kit_asking"],
     "kit/outcome": ["kit_asking"],
+    "kit/protocol": ["kit_asking"],
+    "kit/runner": ["kit_asking"],
     "kit/suspects": ["kit_asking"],
     "kit/tensors": ["kit_asking"],
     "kit/trees": ["kit_asking"],
