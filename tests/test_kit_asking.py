@@ -35,8 +35,11 @@ from minimind_ref.kit.binding import (
 from minimind_ref.kit.case import Expected
 from minimind_ref.kit.compare import Comparison, compare
 from minimind_ref.kit.findings import Finding
+from minimind_ref.kit.implementation import load
 from minimind_ref.kit.mutant import load_mutants
+from minimind_ref.kit.operation import LEVELS
 from minimind_ref.kit.outcome import Outcome, Result, WrongShapeError, named, result
+from minimind_ref.kit.properties import PROPERTIES
 from minimind_ref.kit.protocol import question
 from minimind_ref.kit.registry import OPERATIONS
 from minimind_ref.kit.report import Report, Verdict
@@ -942,3 +945,186 @@ def test_an_answer_of_whole_numbers_and_data_is_one():
         assert isinstance(protocol.one(plain, {}).value, np.ndarray)
     assert protocol.one([1, 2], {}) == Result([1, 2]) and protocol.one({"shape": [1]}, {}) == Result({"shape": [1]})
     assert protocol.one({"values": ["text"], "shape": [1]}, {}).value.tolist() == ["text"]
+
+
+# --- array libraries
+
+
+def test_numpy_arrays_go_out_in_their_precision_and_come_back_wide():
+    x = np.array([1.0, 2.0**-30 + 1])
+    for profile, dtype in (("float32", "float32"), ("float16", "float16"), ("float64", "float64")):
+        assert NUMPY.make(x, profile).dtype == dtype
+    assert NUMPY.make(np.array([1, 2], np.int32), "float32").dtype == np.int32
+    assert NUMPY.make(np.array([True]), "float32").dtype == bool and NUMPY.profiles == ("float64",)
+    NUMPY.make(x, "float64")[0] = 9
+    assert x[0] == 1  # it is a copy
+    for y, kind in ((np.float16([1]), "float64"), (np.uint8([1]), "int64"), (np.array([True]), "bool"),
+                    (np.float32(1), "float64")):  # fmt: skip
+        numbers, dtype = NUMPY.plain(y)
+        assert numbers.dtype == kind and dtype == y.dtype.name and isinstance(numbers, np.ndarray)
+    assert [NUMPY.holds(y) for y in (np.ones(1), np.float32(1), 1.0, [1.0], np.array(["a"]), np.array([None]))] == [
+        True, True, False, False, False, False,
+    ]  # fmt: skip
+
+
+def test_torch_tensors_go_out_and_come_back():
+    of = library("torch")
+    assert (
+        of.make(np.ones(2), "bfloat16").dtype == torch.bfloat16
+        and of.make(np.array([1]), "float32").dtype == torch.int64
+    )
+    x = np.ones(2)
+    of.make(x, "float64")[0] = 9
+    assert x[0] == 1
+    for y, kind, dtype in ((torch.ones(1, dtype=torch.bfloat16, requires_grad=True), "float64", "bfloat16"),
+                           (torch.tensor([1], dtype=torch.int32), "int64", "int32"), (torch.ones(1) > 0, "bool", "bool")):  # fmt: skip
+        numbers, found = of.plain(y)
+        assert (numbers.dtype, found) == (kind, dtype)
+    assert of.holds(torch.ones(1)) and not of.holds(np.ones(1)) and not of.holds(torch.ones(1, dtype=torch.complex64))
+    assert (of.profiles, of.name, library(of)) == (("float64", "float32"), "torch", of)
+
+
+def test_converters_stand_for_a_library():
+    class Theirs:
+        def __init__(self, numbers):
+            self.numbers = numbers
+
+    def out(y):
+        return y.numbers
+
+    given = []
+    one, two = library((Theirs, out)), library([lambda x, dtype: given.append(dtype) or Theirs(x), out])
+    assert one.make(np.ones(2), "float32").numbers.dtype == np.float32 and one.profiles == ("float32",)
+    assert two.make(np.ones(2), "float16").numbers.dtype == np.float64 and given == ["float16"]
+    assert one.holds(Theirs(np.ones(1))) and not one.holds(Theirs("text")) and not one.holds(object())
+    pair = library((lambda x: x, np.asarray))
+    assert pair.holds(np.ones(1))
+    assert not any(pair.holds(y) for y in (None, True, 1, 1.0, "1", [1.0], (1.0,), {"a": 1.0}))
+    numbers, dtype = one.plain(Theirs(np.float32([2.0])))
+    assert (numbers.dtype, dtype, numbers[0]) == ("float64", "float32", 2.0)
+
+
+@pytest.mark.parametrize("arrays", ["numba", (len,), (len, 3), [len, len, len], None])
+def test_a_library_that_nobody_knows_is_told(arrays):
+    with pytest.raises(UserError) as said:
+        library(arrays)
+    assert (
+        str(said.value) == f"arrays is {arrays!r} but must be one of numpy, torch, jax, mlx or (to_array, from_array)"
+    )
+
+
+# --- what somebody hands in
+
+
+def test_functions_are_registered_with_their_gradients():
+    made = Implementation("mine")
+
+    @made.op("rms_norm")
+    def one(x, weight, *, eps):
+        return x
+
+    @made.vjp("rms_norm")
+    def pulled(x, weight, *, eps, cotangent):
+        return x, weight
+
+    assert made.op("swiglu", one, vjp=pulled) is one and made.functions == {"rms_norm": one, "swiglu": one}
+    assert made.vjps == {"rms_norm": pulled, "swiglu": pulled} and one(1, 2, eps=3) == 1
+    made.op("attention", vjp=pulled)(one)
+    assert made.functions["attention"] is one and made.vjps["attention"] is pulled
+    for register in (made.op, made.vjp):
+        with pytest.raises(UserError, match="there is no operation 'rmsnorm'"):
+            register("rmsnorm")
+    assert made.fixed("rms_norm") == {} and not made.refusals and made.origin == ""
+    assert (made.profiles, made.levels, made.expected_failures) == (None, LEVELS, {})
+    claims = Implementation("mine", profiles=["float32"], levels=["Forward"], refusals=True,
+                            choices={"rms_norm.cast": "before", "moe.form": "x", "dpo_loss.form": "ipo"},
+                            expected_failures={"ROPE-4": "issue 12"})  # fmt: skip
+    assert (claims.profiles, claims.levels, claims.refusals) == (("float32",), ("Forward",), True)
+    assert claims.expected_failures == {"ROPE-4": "issue 12"}
+    assert claims.fixed("rms_norm") == {"cast": "before"} and claims.fixed("dpo_loss") == {"form": "ipo"}
+
+
+@pytest.mark.parametrize(
+    "choices, said",
+    [
+        ({"rms_norm.eps": 1}, "choices has 'rms_norm.eps', which no operation has; "),
+        ({"cast": 1}, "choices has 'cast', which no operation has; "),
+        ({"rms_norm.casts": 1}, "choices has 'rms_norm.casts', which no operation has; did you mean rms_norm.cast?"),
+        ({"zzz": 1}, "choices has 'zzz', which no operation has; known: cross_entropy.nothing_supervised, "),
+        ({"clip_grad_norm.constant": 1}, "choices has clip_grad_norm.constant=1 but the option is 0"),
+    ],
+)
+def test_a_choice_that_no_operation_has_is_told(choices, said):
+    with pytest.raises(UserError) as error:
+        Implementation("mine", choices=choices)
+    assert str(error.value).startswith(said)
+
+
+def test_an_implementation_is_loaded_by_its_name(theirs, tmp_path, monkeypatch):
+    found = load("their_kit_here:right")
+    assert (found.name, found.origin) == ("right", "their_kit_here:right")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    (tmp_path / "their_kit_there.py").write_text(
+        "from minimind_ref.kit import Implementation\nimpl = Implementation('m')\n"
+    )
+    before = len(sys.path)
+    assert load("their_kit_there:impl").name == "m" and sys.path[0] == str(tmp_path)
+    load("their_kit_there:impl")
+    assert len(sys.path) == before + 1
+    sys.modules.pop("their_kit_there")
+    for target, said in (
+        ("nowhere", "'nowhere' must be PKG.MODULE:NAME, such as their_kit:impl"),
+        ("a:", "'a:' must be PKG.MODULE:NAME"), (":b", "':b' must be PKG.MODULE:NAME"),
+        ("no_such:b", "no_such:b: importing no_such raised ModuleNotFoundError"),
+        ("their_kit_here:none", "their_kit_here:none: none is not there but must be a minimind_ref.kit.Implementation"),
+        ("json:loads", "json:loads: loads is a function but must be a minimind_ref.kit.Implementation"),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as error:
+            load(target)
+        assert str(error.value).startswith(said)
+
+
+# --- laws
+
+
+def spoilt(name, spoil):
+    """The right function, whose result is spoilt."""
+    return lambda *given, **options: spoil(OPERATIONS[name].reference(*given, **options), *given)
+
+
+def first_row_of_all(y, x, weight):
+    y = y.copy()
+    y[0] += x.sum()
+    return y
+
+
+def last_row_of_all(y, x, weight):
+    y = y.copy()
+    y[2] += x.sum()
+    return y
+
+
+@pytest.mark.parametrize(
+    "clause, function, said",
+    [
+        ("RMS_NORM-2", spoilt("rms_norm", first_row_of_all), "another row's result changed with row 1"),
+        ("RMS_NORM-2", spoilt("rms_norm", last_row_of_all), "another row's result changed with row 1"),
+        ("ROPE-22", lambda *given, **options: 1, "scaling type 'llama3' was accepted"),
+        ("ROPE-22", refuses(KeyError("x")), "scaling type 'llama3' raised TypeError instead of a ValueError"),
+        ("GRAD_CLIP-5", spoilt("clip_grad_norm", lambda y, g, m: ([y[0][0], 0.0, y[0][2]], y[1])), "a gradient of None"),
+        ("GRAD_CLIP-5", spoilt("clip_grad_norm", lambda y, g, m: ([None, None, y[0][2]], y[1])), "a gradient of None"),
+        ("GRAD_CLIP-5", spoilt("clip_grad_norm", lambda y, g, m: ([y[0][0], None, None], y[1])), "a gradient of None"),
+        ("GRAD_CLIP-5", spoilt("clip_grad_norm", lambda y, g, m: (y[0], NAN)), "the norm beside a None is nan"),
+        ("GRAD_CLIP-6", spoilt("clip_grad_norm", lambda y, g, m: (y[0], 3.0)), "the norm of an infinite gradient is 3.0"),
+        ("GRAD_CLIP-6", spoilt("clip_grad_norm", lambda y, g, m: ([g[0], 0 * g[1]], y[1])),
+         "gradients of infinite norm were changed"),
+        ("GRAD_CLIP-6", spoilt("clip_grad_norm", lambda y, g, m: ([0 * g[0], g[1]], y[1])),
+         "gradients of infinite norm were changed"),
+    ],
+)  # fmt: skip
+def test_a_law_that_is_broken_says_how(clause, function, said):
+    with np.errstate(all="ignore"):
+        found = PROPERTIES[clause].check(function)
+    assert found is not None and found.startswith(said)
+    assert PROPERTIES[clause].check(OPERATIONS[PROPERTIES[clause].op].reference) is None
