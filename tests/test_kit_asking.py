@@ -10,7 +10,7 @@ import time
 import warnings
 from collections import namedtuple
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +20,19 @@ from safetensors.torch import load_file, save_file
 
 import minimind_ref.kit.__main__ as command
 from minimind_ref.errors import UserError
-from minimind_ref.kit import Implementation, guard, protocol, suspects, tensors, trees, vectors, verify
+from minimind_ref.kit import (
+    Implementation,
+    guard,
+    judging,
+    plugin,
+    protocol,
+    suspects,
+    tensors,
+    text,
+    trees,
+    vectors,
+    verify,
+)  # fmt: skip
 from minimind_ref.kit.__main__ import main
 from minimind_ref.kit.arrays import library
 from minimind_ref.kit.binding import (
@@ -42,7 +54,7 @@ from minimind_ref.kit.outcome import Outcome, Result, WrongShapeError, named, re
 from minimind_ref.kit.properties import PROPERTIES
 from minimind_ref.kit.protocol import question
 from minimind_ref.kit.registry import OPERATIONS
-from minimind_ref.kit.report import Report, Verdict
+from minimind_ref.kit.report import Failure, Report, Verdict
 from minimind_ref.kit.runner import SECONDS, LocalRunner, ordered, plainly, same
 
 NAN, INF = np.nan, np.inf
@@ -778,6 +790,8 @@ def test_gradients_come_from_a_vjp_or_the_library_where_they_are_asked_for():
     for outcome in (given.ask(case, "float64"), by_torch):
         assert list(outcome.gradients) == ["x", "weight"] and outcome.outputs["y"].dtype == "float64"
         assert all(compare(n, outcome.gradients[n], e).good for n, e in expected.items())
+    narrow = local(in_torch, arrays="torch").ask(case, "bfloat16")
+    assert narrow.gradient_problem == "" and narrow.gradients["x"].dtype == "bfloat16"
     failed = local(norm, vjp=refuses(ValueError("no"))).ask(case, "float64")
     assert failed.gradient_problem == "raised" and failed.outputs and failed.gradients is None
     few = local(norm, vjp=lambda x, weight, *, eps, cotangent: x).ask(case, "float64")
@@ -795,6 +809,13 @@ def test_what_stays_float32_is_given_so_in_a_narrow_precision():
     for profile, x, cos in (("float16", "float16", "float32"), ("float64", "float64", "float64")):
         local(rope, "apply_rope").ask(case, profile, gradient=False)
         assert kinds == {"x": x, "cos": cos}
+
+
+def test_data_is_given_as_it_is():
+    seen = []
+    case = vectors.recorded(OPERATIONS["pack"])[0]
+    local(lambda documents, length, **rest: seen.extend([documents, length]), "pack").ask(case, "float64")
+    assert seen == [case.inputs["documents"], case.parameters["length"]] and isinstance(seen[0], list)
 
 
 def test_a_law_gets_numpy_results_and_what_is_raised():
@@ -1153,3 +1174,89 @@ def test_a_law_that_is_broken_says_how(clause, function, said):
         found = PROPERTIES[clause].check(function)
     assert found is not None and found.startswith(said)
     assert PROPERTIES[clause].check(OPERATIONS[PROPERTIES[clause].op].reference) is None
+
+
+# --- the plugin
+
+
+def clause(status, failure=None):
+    return Verdict("rms_norm", "RMS_NORM-1", "Forward", status, "What it says.", "the detail", failure=failure)
+
+
+def test_an_item_ends_as_its_clause_does():
+    def ends(status):
+        try:
+            plugin.ClauseItem.runtest(SimpleNamespace(verdict=clause(status)))
+        except BaseException as error:
+            return type(error).__name__, str(error)
+        return "passed", ""
+
+    assert ends("PASS") == ("passed", "")
+    assert ends("CHOICE") == ("Skipped", "CHOICE: the detail") and ends("NOT RUN") == ("Skipped", "NOT RUN: the detail")
+    assert ends("EXPECTED FAILURE") == ("XFailed", "the detail")
+    for status in ("FAIL", "BLOCKED", "NOT IMPLEMENTED"):
+        assert ends(status)[0] == "ClauseError"
+
+
+class Config:
+    """As much of pytest's as the plugin uses."""
+
+    def __init__(self, **options):
+        self.options, self.stash = options, pytest.Stash()
+
+    def getoption(self, name):
+        return self.options[name.removeprefix("--minimind-")]
+
+
+@pytest.mark.parametrize("ops, asked_for", [(None, None), ("rms_norm,swiglu", ["rms_norm", "swiglu"])])
+def test_the_plugin_judges_what_it_is_told_to(monkeypatch, theirs, ops, asked_for):
+    given = []
+    report = Report("mine", (clause("PASS"), clause("FAIL")))
+    monkeypatch.setattr(judging, "verify", lambda made, *rest: given.append((made.name, *rest)) or report)
+    config = Config(impl="their_kit_here:right", ops=ops, level="full")
+    plugin.pytest_collection(SimpleNamespace(config=config))
+    assert given == [("right", asked_for, "full")] and config.stash[plugin.KEY] is report
+    monkeypatch.setattr(plugin.Clauses, "from_parent", lambda parent, **rest: SimpleNamespace(
+        collect=lambda: [(parent, rest["name"], rest["report"])],
+    ))  # fmt: skip
+    items = ["before"]
+    plugin.pytest_collection_modifyitems("the session", config, items)
+    assert items == ["before", ("the session", "their_kit_here:right", report)]
+
+
+def test_the_plugin_does_nothing_where_it_is_not_asked():
+    config, items = Config(impl=None), ["before"]
+    plugin.pytest_collection(SimpleNamespace(config=config))
+    plugin.pytest_collection_modifyitems("the session", config, items)
+    assert items == ["before"] and plugin.KEY not in config.stash
+
+
+def test_the_plugin_says_what_it_does_not_find():
+    with pytest.raises(pytest.UsageError, match="^--minimind-impl: nowhere:impl: importing nowhere raised"):
+        plugin.pytest_collection(SimpleNamespace(config=Config(impl="nowhere:impl", ops=None, level="quick")))
+
+
+def test_the_plugin_adds_its_options():
+    parser = pytest.Parser(_ispytest=True)
+    plugin.pytest_addoption(parser)
+    group = next(g for g in parser._groups if g.name == "minimind_ref")
+    assert [option.names()[0] for option in group.options] == ["--minimind-impl", "--minimind-ops", "--minimind-level"]
+    assert group.options[2].attrs()["default"] == "quick" and set(group.options[2].attrs()["choices"]) == {
+        "quick",
+        "full",
+    }
+
+
+def test_an_item_for_each_verdict_shows_the_kits_message(request):
+    failure = Failure("rms_norm/one", "why", "float32", "y", "y is wrong", "1", "2", "0", 2.0, "print(1)")
+    report = Report("mine", (clause("PASS"), clause("FAIL", failure)))
+    parent = plugin.Clauses.from_parent(request.session, name="their:impl", report=report)
+    passing, failing = parent.collect()
+    assert [item.name for item in (passing, failing)] == ["rms_norm[RMS_NORM-1]"] * 2
+    assert failing.reportinfo() == ("specs/rms_norm.md", None, "rms_norm[RMS_NORM-1]")
+    with pytest.raises(plugin.ClauseError) as ended:
+        failing.runtest()
+    assert failing.repr_failure(ended) == "\n".join(text.explained([report.verdicts[1]]))
+    with pytest.raises(ZeroDivisionError) as ended:
+        raise ZeroDivisionError("its own")
+    assert "its own" in str(failing.repr_failure(ended))

@@ -69,6 +69,7 @@ OWNERS = {
     "kit/guard": ["kit_asking"],
     "kit/implementation": ["kit_asking"],
     "kit/outcome": ["kit_asking"],
+    "kit/plugin": ["kit_asking"],
     "kit/properties": ["kit_asking"],
     "kit/protocol": ["kit_asking"],
     "kit/runner": ["kit_asking"],
