@@ -254,6 +254,7 @@ def test_the_leaves_of_a_tree_have_their_names():
     assert list(found) == [
         "x", "experts.0", "experts.1.0", "experts.1.1.deep", "ids", "pair.first", "pair.second", "n", "none",
     ]  # fmt: skip
+    assert dict(trees.leaves({"rows": [[1, 2], [3]]})) == {"": {"rows": [[1, 2], [3]]}}  # plain data, however deep
     assert found["ids"] == [1, 2] and found["pair.second"] == 3 and found["experts.1.1.deep"] is C
     doubled = trees.map_named(lambda name, x: (name, x), tree)
     assert doubled["experts"][1][1]["deep"] == ("experts.1.1.deep", C) and doubled["ids"] == ("ids", [1, 2])

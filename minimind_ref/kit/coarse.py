@@ -1,6 +1,7 @@
 """Tells a function that computes in float32 inside, whatever it is given, from one that is wrong in float64."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ def fine(case: Case, outcome: Outcome) -> bool:
     """Say whether the answer has errors that are too small for float32 arithmetic: it is wrong, not coarse."""
     relative = []
     for name, expected in case.answer("float64")[0].items():
-        found, right = getattr(outcome.outputs.get(name), "value", None), np.asarray(expected.value)
+        found: Any = getattr(outcome.outputs.get(name), "value", None)
+        right = np.asarray(expected.value)
         if is_numeric(found) and found.shape == right.shape and right.dtype.kind == "f":
             sized = np.isfinite(right) & (right != 0)
             relative += list(np.abs(found[sized] - right[sized]) / np.abs(right[sized]))
