@@ -168,5 +168,5 @@ def test_every_module_has_tests_that_own_its_mutants_but_those_that_are_wrong_on
         expected = path.name != "__init__.py" and "kit/mutants/" not in name
         assert bool(owners(name)) == expected, name
         assert all((ROOT / test).exists() for test in owners(name)), name
-    assert owners("minimind_ref/kit/generators/attention.py") == owners("minimind_ref/kit/runner.py")
+    assert owners("minimind_ref/kit/generators/attention.py") == owners("minimind_ref/kit/laws/network.py")
     assert owners("minimind_ref/golden/faces.py") == ("tests/test_golden.py",)
