@@ -32,7 +32,7 @@ OWNERS = {
     "data/chatml": ["chat_template", "conversations"],
     "data/html_text": ["corpus", "tokenizer_training"],
     "data/package_*": ["tokenizer_training"],
-    "data/messages": ["messages", "chat_template", "conversations"],
+    "data/messages": ["messages", "chat_template"],
     "data/packing_checks": ["packing", "batches", "conversations"],
     "data/rows": ["batches", "conversations", "evaluation"],
     "data/source": ["token_file", "conversations"],
