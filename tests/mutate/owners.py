@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BOUNDED = ["bounded", "bounded_array", "tolerance"]
-ELSEWHERE = ("kit/", "golden/")  # their files share names with components, whose tests are not theirs
+ELSEWHERE = ("kit/", "golden/", "data/tasks/")  # their files share names with components, whose tests are not theirs
 OWNERS = {
     "checks": ["attention", "moe", "rope", "cross_entropy", "dpo"],
     "errors": ["failures", "train"],
@@ -32,6 +32,7 @@ OWNERS = {
     "data/chatml": ["chat_template", "conversations"],
     "data/html_text": ["corpus", "tokenizer_training"],
     "data/package_*": ["tokenizer_training"],
+    "data/messages": ["messages", "chat_template"],
     "data/packing_checks": ["packing", "batches", "conversations"],
     "data/rows": ["batches", "conversations", "evaluation"],
     "data/source": ["token_file", "conversations"],
