@@ -312,9 +312,10 @@ def test_another_format_is_not_read(tmp_path):
 
 def test_progress_is_shown_unless_it_is_turned_off(tmp_path, capsys):
     path = write_jsonl(tmp_path)
-    for name, options in (("quiet", {"progress": False}), ("loud", {})):
-        tokenise_jsonl(path, ByteTokenizer(), cache_dir=tmp_path / name, **options)
-        assert (f"tokenise {path}: " in capsys.readouterr().err) == (name == "loud")
+    tokenise_jsonl(path, ByteTokenizer(), cache_dir=tmp_path / "quiet", progress=False)
+    assert capsys.readouterr().err == ""
+    tokenise_jsonl(path, ByteTokenizer(), cache_dir=tmp_path / "loud")
+    assert f"tokenise {path}: " in capsys.readouterr().err
 
 
 # -- interruption --
