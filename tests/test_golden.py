@@ -18,14 +18,18 @@ from safetensors.numpy import load_file
 
 import minimind_ref.model.rms_norm as torch_face
 import minimind_ref.oracle.rms_norm as oracle
+from minimind_ref.config import ModelConfig
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.golden import files, networks, safetensors, texts
+from minimind_ref.golden import faces, files, networks, safetensors, texts, trajectories
 from minimind_ref.golden.__main__ import main
+from minimind_ref.golden.agreement import within
 from minimind_ref.golden.compute import compute
 from minimind_ref.golden.folder import Folder
 from minimind_ref.golden.generator import words
-from minimind_ref.golden.trees import GoldenError
+from minimind_ref.golden.kills import judged, stored_numbers
+from minimind_ref.golden.trees import GoldenError, leaves
 from minimind_ref.oracle.bounded import PROFILES, decide_top, store
+from minimind_ref.oracle.training import TrainingState
 
 ROOT = Path(__file__).parents[1]
 READER = ROOT / "tests" / "readers" / "rms_norm.mjs"
@@ -82,6 +86,16 @@ def write(root, document, name="rms_norm"):
     (root / "golden" / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
 
 
+def stored_tensors(name):
+    path = Folder().file(name).with_suffix(".safetensors")
+    return safetensors.read(path) if path.exists() else {}
+
+
+def cases_with_tensors(name):
+    tensors = stored_tensors(name)
+    return [{**case, "inputs": files.attach(case["inputs"], tensors)} for case in read(ROOT, name)["cases"]]
+
+
 def contents(root):
     return {path.name: path.read_bytes() for path in (root / "golden").iterdir()}
 
@@ -100,6 +114,33 @@ def test_recorded_vectors_are_what_the_oracle_computes_here(name, capsys, monkey
         monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     status = main(["check", name])
     assert status == 0, capsys.readouterr()
+
+
+@pytest.fixture
+def untyped(monkeypatch):
+    """Types are checked in each part's own tests; here that would take most of the time."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.parametrize("name", Folder().names())
+def test_recorded_vectors_are_what_the_definition_and_the_torch_face_give(name, untyped):
+    """`check` asks the oracle alone.  Rounding 50 digits gives the recorded bits; torch is judged as a reader would."""
+    tensors = stored_tensors(name)
+    for case in cases_with_tensors(name):
+        exact = faces.exact_outputs(name, case, files.build(case["inputs"]), ROOT / "specs")
+        assert case["computed_by"] == ("oracle" if exact is None else "definition")
+        for n, y in (exact or {}).items():
+            node = case["expected"][n]
+            given, bound = (node["json"], None) if "json" in node else (stored_numbers(node, tensors), np.array(0.0))
+            within(f"{case['id']}: the definition's {n}", y, given, bound)
+        if found := faces.run_torch(name, case):
+            assert judged(case, found, "float64", tensors) is None
+
+
+@pytest.mark.parametrize("name", ["adamw", "manifest", "packing", "tokenizer"])
+def test_recorded_files_are_laid_out_as_regen_writes_them(name):
+    text = Folder().file(name).read_text(encoding="utf-8")
+    assert files.render(json.loads(text)) + "\n" == text
 
 
 # ---- regen, check, diff ----
@@ -221,6 +262,44 @@ def test_check_finds_an_edit_of_the_layout_by_its_hash(recorded, capsys):
 
 def test_an_empty_folder_is_a_failure(tmp_path, capsys):
     assert run(tmp_path, "check") == 1 and "holds no vectors" in capsys.readouterr().err
+
+
+# ---- the program that writes the cases of training ----
+
+
+def as_recorded(case):
+    return {**case, "inputs": files.with_values(case["inputs"])}
+
+
+def test_trajectories_writes_the_recorded_cases_and_states_that_the_step_before_expects(tmp_path, monkeypatch, untyped):
+    """Of the fifty steps two are run: only their states are near enough to the recorded ones on every machine."""
+    folder, given = Folder(tmp_path), {case["id"]: case for case in read(ROOT, "training")["cases"]}
+    assert list(given) == [f"training/{n}_step_{i}" for n in trajectories.CONFIGS for i in trajectories.RECORDED]
+    monkeypatch.setattr(trajectories, "Folder", lambda: folder)
+    monkeypatch.setattr(trajectories, "RECORDED", (0, 1))
+    folder.golden.mkdir()
+    shutil.copytree(ROOT / "specs", folder.specs)
+    trajectories.main()
+    document = folder.load("training", complete=False)
+    assert [as_recorded(case) for case in document["cases"]] == [
+        authored(given[i]) for i in given if i[-2:] in ("_0", "_1")
+    ]
+    for first, second in (document["cases"][:2], document["cases"][2:]):
+        states = files.build(second["inputs"])["state"]
+        results = {n: y for n, y in leaves(states) if n != "step"}
+        assert judged(given[first["id"]], (results, {}), "float64", stored_tensors("training")) is None
+
+
+def test_trajectories_writes_a_stored_state_as_it_is_recorded():
+    written = {}
+    for case in cases_with_tensors("training"):
+        state, config = TrainingState(**files.build(case["inputs"]["state"])), case["parameters"]["config"]
+        recipes = {} if state.step else trajectories.start(ModelConfig(**config))
+        assert as_recorded(trajectories.case(case["id"], state, recipes, config, written)) == authored(
+            as_recorded(case)
+        )
+    stored = {n: x for n, x in stored_tensors("training").items() if "/inputs/" in n}
+    assert written.keys() == stored.keys() and all(np.array_equal(x, stored[n]) for n, x in written.items())
 
 
 # ---- what regen refuses ----
