@@ -22,7 +22,7 @@ import minimind_ref.model.rms_norm as torch_face
 import minimind_ref.oracle.rms_norm as oracle
 from minimind_ref.config import ModelConfig
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.golden import faces, files, networks, safetensors, texts, trajectories
+from minimind_ref.golden import chats, faces, files, networks, safetensors, texts, trajectories
 from minimind_ref.golden.__main__ import main
 from minimind_ref.golden.agreement import close, within
 from minimind_ref.golden.compute import compute
@@ -107,7 +107,7 @@ def contents(root):
 # ---- what is in the repository ----
 
 
-LONG = ("training", "transformer")  # `golden check`, which the gate runs too, computes them anew
+LONG = ("attention", "block", "grpo", "training", "transformer")  # `golden check`, which the gate runs too, has them
 
 
 @pytest.mark.parametrize(
@@ -672,6 +672,15 @@ def test_text_that_a_face_gives_otherwise_is_refused(text_root, capsys, monkeypa
     monkeypatch.setattr(texts, name, lambda *given, **named: run_face(*given, **named)[::-1])
     assert run(text_root, "regen", "--reason", "wrong") == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_chat_templates_definition_gets_tools_and_arguments_as_json():
+    calls = [{"function": {"name": "f", "arguments": {"city": "東京"}}}, {"name": "g", "arguments": "{}"}]
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "tool_calls": calls}]
+    said, tools = chats.as_json(messages, [{"name": "f", "in": "東京"}])
+    written = [{"name": "f", "arguments": '{"city": "東京"}'}, {"name": "g", "arguments": "{}"}]
+    assert said == [messages[0], {**messages[1], "tool_calls": written}] and tools == ['{"name": "f", "in": "東京"}']
+    assert chats.as_json(messages[:1], None) == (messages[:1], [])
 
 
 def test_a_tokenizer_file_must_have_its_hash(text_root, capsys):
