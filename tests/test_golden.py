@@ -742,6 +742,18 @@ def test_one_wrong_gradient_of_many_is_off_the_definitions_slope(block_root, cap
     assert re.search("the definition's slope along x, .*parameters.mlp.down_proj.weight is", capsys.readouterr().err)
 
 
+def test_a_loss_without_normaliser_is_divided_by_the_supervised_tokens_and_at_least_by_one():
+    case = next(case for case in cases_with_tensors("transformer") if case["id"] == "transformer/packed")
+    for values in ([-100] * 15, [-100] * 14 + [7], [-100] * 12 + [7, 1, 9]):
+        given = {key: x for key, x in case.items() if key != "gradients"}
+        given["inputs"] = case["inputs"] | {"labels": {"shape": [3, 5], "dtype": "int64", "values": values}}
+        counted = given | {"parameters": case["parameters"] | {"normaliser": max(15 - values.count(-100), 1)}}
+        inputs = files.build(given["inputs"])
+        exact = [faces.exact_outputs("transformer", c, inputs, ROOT / "specs") for c in (given, counted)]
+        found = [faces.run_torch("transformer", c) for c in (given, counted)]
+        assert exact[0] == exact[1] and found[0] == found[1]
+
+
 # ---- results of no array ----
 
 
