@@ -906,6 +906,8 @@ def test_numbers_survive_the_file():
     assert "NaN" in text and max(map(len, text.splitlines()[:4])) <= files.WIDTH
     back = files.read_numbers(json.loads(text)["values"], [8], "float")
     assert array.tobytes() == back.tobytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.render({"x": np.nan})
 
 
 def test_stored_bounds_are_rounded_up():
