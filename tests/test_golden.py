@@ -1,5 +1,6 @@
 """The golden machinery: what it records is checked, what is wrong is refused, and another language can read it."""
 
+import inspect
 import json
 import re
 import runpy
@@ -19,6 +20,7 @@ from arrays import STRUCTURES, draw
 from safetensors.numpy import load_file, save_file
 
 import minimind_ref.model.rms_norm as torch_face
+import minimind_ref.oracle.block as block_oracle
 import minimind_ref.oracle.rms_norm as oracle
 from minimind_ref.config import ModelConfig
 from minimind_ref.data.tokenizer import Tokenizer
@@ -29,8 +31,9 @@ from minimind_ref.golden.compute import compute
 from minimind_ref.golden.folder import Folder
 from minimind_ref.golden.generator import words
 from minimind_ref.golden.kills import judged, stored_numbers
-from minimind_ref.golden.record import digest
+from minimind_ref.golden.record import digest, distance
 from minimind_ref.golden.trees import GoldenError, leaves, settled
+from minimind_ref.model.block import Block
 from minimind_ref.oracle.bounded import PROFILES, Bounded, decide_top, store, value
 from minimind_ref.oracle.bounded import bound as bound_of
 from minimind_ref.oracle.training import TrainingState
@@ -345,11 +348,12 @@ def test_trajectories_writes_the_recorded_cases_and_states_that_the_step_before_
     folder, given = Folder(tmp_path), {case["id"]: case for case in read(ROOT, "training")["cases"]}
     assert list(given) == [f"training/{n}_step_{i}" for n in trajectories.CONFIGS for i in trajectories.RECORDED]
     monkeypatch.setattr(trajectories, "Folder", lambda: folder)
-    monkeypatch.setattr(trajectories, "RECORDED", (0, 1))
+    monkeypatch.setattr(trajectories, "RECORDED", (0, 0, 1))  # the last one ends the run
     folder.golden.mkdir()
     shutil.copytree(ROOT / "specs", folder.specs)
     trajectories.main()
     document = folder.load("training", complete=False)
+    assert document["spec_version"] == read(ROOT, "training")["spec_version"]
     assert [as_recorded(case) for case in document["cases"]] == [
         authored(given[i]) for i in given if i[-2:] in ("_0", "_1")
     ]
@@ -393,6 +397,24 @@ def test_regen_refuses_a_changed_output_until_spec_version_is_raised(recorded, c
     assert [case["computed_by"] for case in read(recorded)["cases"]] == ["definition", "definition"]
     assert run(recorded, "check") == 0
     assert read(recorded, "manifest")["files"]["rms_norm"]["reasons"] == ["first", "another eps"]
+
+
+def test_who_computed_a_value_is_recorded_anew_only_where_the_value_is(recorded):
+    path = recorded / "golden" / "rms_norm.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"definition"', '"oracle"'), encoding="utf-8")
+    assert run(recorded, "diff") == 0
+    (recorded / "golden" / "manifest.json").unlink()
+    document = read(recorded)
+    expected(document["cases"][0])
+    write(recorded, document)
+    assert run(recorded, "regen", "--reason", "a value repaired") == 0
+    assert [case["computed_by"] for case in read(recorded)["cases"]] == ["definition", "oracle"]
+
+
+def test_a_distance_is_that_of_the_numbers_among_non_numbers():
+    old = np.array([np.nan, 1.0, np.inf])
+    assert distance(old, np.array([np.nan, 1 + 3 * 2.0**-52, np.inf])) == "by 3 ulp"
+    assert distance(old[:1], np.array([1.0])) == "between a number and a non-number"
 
 
 def test_regen_refuses_to_lose_a_case_and_accepts_a_new_one(recorded, capsys):
@@ -574,7 +596,8 @@ def test_a_value_inside_its_bound_stays_until_spec_version_is_raised(pick_root, 
     monkeypatch.setattr(sys.modules["minimind_ref.oracle.pick"], "pick", nudged)
     assert run(pick_root, "check") == run(pick_root, "diff") == run(pick_root, "regen", "--reason", "again") == 0
     assert read(pick_root, "pick") == before
-    write(pick_root, {**before, "spec_version": 2}, "pick")
+    laid_out = files.render({**before, "spec_version": 2}) + "\n"
+    (pick_root / "golden" / "pick.json").write_text(laid_out, encoding="utf-8")
     capsys.readouterr()
     assert run(pick_root, "diff") == 1
     assert capsys.readouterr().out.splitlines()[0] == "regen would change: the layout or a stored input"
@@ -683,6 +706,10 @@ def test_the_chat_templates_definition_gets_tools_and_arguments_as_json():
     assert chats.as_json(messages[:1], None) == (messages[:1], [])
 
 
+def test_the_products_split_begins_with_no_space_of_its_own():
+    assert texts.torch_split("'s low") == texts.oracle_split("'s low") == ["'s", " low"]
+
+
 def test_a_tokenizer_file_must_have_its_hash(text_root, capsys):
     document = read(text_root, "tokenizer")
     file = {"file": "minimind_ref/data/tokenizer.json", "sha256": 64 * "0"}
@@ -713,6 +740,21 @@ def test_a_network_is_recorded_by_its_composed_definition(block_root):
     case = read(block_root, "block")["cases"][0]
     assert case["computed_by"] == "definition" and list(case["expected"]) == ["y", "aux", "keys", "values"]
     assert list(case["gradients"]["expected"]) == case["gradients"]["of"]
+
+
+def test_a_blocks_configuration_has_the_parameters_of_its_case_and_the_operations_defaults():
+    for case in cases_with_tensors("block"):
+        inputs = files.build(case["inputs"])
+        given = inputs["parameters"]
+        lone = {n: p for n, p in given.items() if not re.match(r"mlp\.experts\.[1-9]", n)}
+        lone |= {n: p[:1] for n, p in lone.items() if n == "mlp.gate.weight"}
+        for parameters in (given, lone if case["parameters"].get("num_chosen", 1) == 1 else given):
+            layout = networks.layout(inputs["x"], parameters, inputs["cos"], **case["parameters"])
+            own = {n: tuple(p.shape) for n, p in Block(ModelConfig(**layout)).named_parameters()}
+            assert own == {n: p.shape for n, p in parameters.items()}
+    taken = inspect.signature(networks.layout).parameters.values()
+    defaults = {p.name: p.default for p in taken if p.default is not p.empty}
+    assert defaults and defaults.items() <= block_oracle._Options._field_defaults.items()
 
 
 def last_wider(result):
