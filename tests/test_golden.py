@@ -32,7 +32,7 @@ from minimind_ref.golden.folder import Folder
 from minimind_ref.golden.generator import words
 from minimind_ref.golden.kills import judged, stored_numbers
 from minimind_ref.golden.record import digest, distance
-from minimind_ref.golden.trees import GoldenError, leaves, settled
+from minimind_ref.golden.trees import GoldenError, leaves, named, settled
 from minimind_ref.model.block import Block
 from minimind_ref.oracle.bounded import PROFILES, Bounded, decide_top, store, value
 from minimind_ref.oracle.bounded import bound as bound_of
@@ -266,6 +266,22 @@ def left_over(case):
     case["expected"]["z"] = case["expected"]["y"]
 
 
+def fewer_bounds(case):
+    case["bound"]["float64"]["y"] = [0.0]
+
+
+def fewer_values(case):
+    case["expected"]["y"]["values"].pop()
+
+
+def another_operation(case):
+    case["op"] = "rms"
+
+
+def another_output(case):
+    case["outputs"].append("z")
+
+
 def left_over_bound(case):
     case["profiles"].remove("bfloat16")
 
@@ -288,6 +304,10 @@ def left_over_bound(case):
         (lost, "rms_norm/eps_dominates/float64/y is new"),
         (lost_bound, "rms_norm/eps_dominates/bound/float32/y is new"),
         (left_over, "rms_norm/eps_dominates/float64/z is gone"),
+        (fewer_bounds, r"bound/float64/y has \d+ entries instead of 1"),
+        (fewer_values, r"rms_norm cannot be run on it: values has \d+ entries but shape is \[\d, \d\]"),
+        (another_operation, "the oracle has no rms_norm.rms"),
+        (another_output, "there are 1 results where y, z are expected"),
         (left_over_bound, "rms_norm/eps_dominates/bound/bfloat16/y is gone"),
     ],
 )
@@ -306,8 +326,12 @@ def test_check_finds_a_missing_file_and_an_unlisted_one(recorded, capsys):
     document = read(recorded)
     (recorded / "golden" / "rms_norm.json").rename(recorded / "golden" / "kept")
     assert run(recorded, "check") == 1 and "golden/rms_norm.json is missing" in capsys.readouterr().err
-    (recorded / "golden" / "manifest.json").unlink()
+    manifest = read(recorded, "manifest")
+    manifest["files"]["rms_norm"]["spec_version"] = 7
+    write(recorded, manifest, "manifest")
     write(recorded, document)
+    assert run(recorded, "check") == 1 and "spec_version is 1 but the manifest has 7" in capsys.readouterr().out
+    (recorded / "golden" / "manifest.json").unlink()
     assert run(recorded, "check") == 1 and "the manifest does not list it" in capsys.readouterr().out
 
 
@@ -500,7 +524,7 @@ def test_bad_input_has_status_2_and_one_line(recorded, capsys, monkeypatch):
     assert capsys.readouterr().err == "golden regen: golden/rms_norm.json:3: Expecting value\n"
     assert run(recorded, "diff", "rope") == 2 and "golden/rope.json does not exist" in capsys.readouterr().err
     assert run(recorded, "regen", "--reason", " ") == 2 and "--reason is empty" in capsys.readouterr().err
-    for arguments, named in (
+    for arguments, mentioned in (
         (["regen"], "--reason"),
         (["improve"], "'improve'"),
         (["check", "--rot", "x"], "--rot"),
@@ -508,7 +532,7 @@ def test_bad_input_has_status_2_and_one_line(recorded, capsys, monkeypatch):
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
-        assert named in error and error.count("\n") == 1
+        assert mentioned in error and error.count("\n") == 1
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     assert left.value.code == 0
@@ -710,6 +734,13 @@ def test_the_products_split_begins_with_no_space_of_its_own():
     assert texts.torch_split("'s low") == texts.oracle_split("'s low") == ["'s", " low"]
 
 
+def test_the_product_learns_with_its_own_special_tokens_only():
+    case = next(case for case in read(ROOT, "tokenizer")["cases"] if case["op"] == "train")
+    given = files.build(case["inputs"]) | case["parameters"] | {"special_tokens": ["<a>"]}
+    with pytest.raises(GoldenError, match=r"the product's special tokens are not \['<a>'\]"):
+        texts.torch_train(**given)
+
+
 def test_a_tokenizer_file_must_have_its_hash(text_root, capsys):
     document = read(text_root, "tokenizer")
     file = {"file": "minimind_ref/data/tokenizer.json", "sha256": 64 * "0"}
@@ -740,6 +771,25 @@ def test_a_network_is_recorded_by_its_composed_definition(block_root):
     case = read(block_root, "block")["cases"][0]
     assert case["computed_by"] == "definition" and list(case["expected"]) == ["y", "aux", "keys", "values"]
     assert list(case["gradients"]["expected"]) == case["gradients"]["of"]
+
+
+def test_the_networks_oracles_give_what_is_recorded_on_plain_arrays(untyped):
+    tensors, cases = stored_tensors("transformer"), {case["id"]: case for case in cases_with_tensors("transformer")}
+    for case in (cases[f"transformer/{name}"] for name in ("minimind2", "minimind2_moe", "padding")):
+        given = files.build(case["inputs"]) | case["parameters"]
+        run_it, vjp = (faces.oracle("transformer", f"{case['op']}{part}") for part in ("", "_vjp"))
+        cotangent = tuple(files.build(case["gradients"]["cotangent"]).values())
+        shares = vjp(**given, cotangent=cotangent if len(cotangent) > 1 else cotangent[0])
+        found = [
+            named(names, x)
+            for names, x in (
+                (case["outputs"], run_it(**given)),
+                (faces.gradient_names(case), tuple(shares.values())),
+            )
+        ]
+        assert judged(case, (found[0], found[1]), "float64", tensors) is None
+    with pytest.raises(GoldenError, match=r"the loss's cotangent is 2.0 but must be 1"):
+        vjp(**given, cotangent=np.array(2.0))
 
 
 def test_a_blocks_configuration_has_the_parameters_of_its_case_and_the_operations_defaults():
@@ -968,6 +1018,8 @@ def test_the_page_and_the_schema_know_every_structure_and_key():
     table = page.split("| structure |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\|[^|]*\|", table, re.MULTILINE)) and all(f"`{name}`" in table for name in listed)
     assert all(f"`{key}`" in page for key in schema["case"]["properties"])
+    assert f"of more than {files.LARGEST_IN_JSON} entries" in page
+    assert f"with more than {files.LARGEST_CASE_IN_JSON}, all but single numbers" in page
     assert all(f"| `{profile}` |" in page for profile in PROFILES) and schema["profile"]["enum"] == list(PROFILES)
 
 
