@@ -220,7 +220,22 @@ def test_compat_takes_the_choices_that_a_stage_has():
     assert layer("dpo", {"compat": "minimind2"}, initial)[1].reduction == "mean"
     assert layer("sft", {"compat": "minimind3"}, initial)[1].template == "minimind3"
     assert layer("grpo", {"compat": "minimind2"}, initial)[1].template == "minimind2"
+    assert layer("grpo", {"compat": "minimind3"}, initial)[1].loss == "cispo"
     assert layer("dpo", {"compat": "minimind2", "reduction": "sum"}, initial)[1].reduction == "sum"
+
+
+@pytest.mark.parametrize(
+    ("given", "clip_high"),
+    [
+        ({}, 0.2),
+        ({"loss": "cispo"}, 4.0),
+        ({"compat": "minimind3"}, 4.0),
+        ({"compat": "minimind3", "loss": "clip"}, 0.2),
+        ({"loss": "cispo", "clip_high": 0.28}, 0.28),
+    ],
+)
+def test_the_upper_clip_follows_the_loss_unless_it_is_given(given, clip_high):
+    assert layer("grpo", given, ModelConfig(**SHAPE))[1].clip_high == clip_high
 
 
 def test_every_epoch_reads_all_samples_in_an_order_of_its_own(tmp_path):

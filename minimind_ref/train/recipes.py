@@ -55,7 +55,7 @@ COMPAT: Mapping[str, Mapping[str, Any]] = {
         seed=1337,
         reduction="mean",
     ),
-    "minimind3": dict(batching="pad", decay="all", normaliser="mean_of_means", template="minimind3"),
+    "minimind3": dict(batching="pad", decay="all", normaliser="mean_of_means", template="minimind3", loss="cispo"),
 }
 """The named choices that each generation of MiniMind takes in training."""
 

@@ -91,7 +91,7 @@ class GRPOSettings(_ChatSettings):
     reward: str = _rollout("exact_match", "rewards with weights: 'exact_match=1,length=0.2,my.module:function=0.5'")
     num_updates: int = _policy(1, "optimiser steps on the same answers")
     clip_low: float = _policy(0.2, "the ratio counts from 1 - clip_low")
-    clip_high: float = _policy(0.2, "the ratio counts to 1 + clip_high")
+    clip_high: float = _policy(None, "the ratio counts to 1 + clip_high; not given: 0.2, for cispo 4")
     beta: float = _policy(0.1, "weight of the divergence from the reference (k3)")
     loss: str = _policy("clip", "PPO's clipped ratio, or CISPO's clipped weight", options=("clip", "cispo"))
     normalise: str = _policy(
@@ -104,6 +104,8 @@ class GRPOSettings(_ChatSettings):
     eval_prompts: int = _run(64, "held-out prompts that an evaluation answers at most")
 
     def __post_init__(self) -> None:
+        if self.clip_high is None:
+            object.__setattr__(self, "clip_high", 4.0 if self.loss == "cispo" else 0.2)
         super().__post_init__()
         if self.num_generations < 2:
             raise UserError(f"--num_generations {self.num_generations} must be at least 2: a group of one has no mean")
