@@ -778,8 +778,8 @@ def test_the_networks_oracles_give_what_is_recorded_on_plain_arrays(untyped):
     for case in (cases[f"transformer/{name}"] for name in ("minimind2", "minimind2_moe", "padding")):
         given = files.build(case["inputs"]) | case["parameters"]
         run_it, vjp = (faces.oracle("transformer", f"{case['op']}{part}") for part in ("", "_vjp"))
-        cotangent = tuple(files.build(case["gradients"]["cotangent"]).values())
-        shares = vjp(**given, cotangent=cotangent if len(cotangent) > 1 else cotangent[0])
+        cotangent = [*files.build(case["gradients"]["cotangent"]).values()]
+        shares = vjp(**given, cotangent=tuple(cotangent) if len(cotangent) > 1 else cotangent[0])
         found = [
             named(names, x)
             for names, x in (
