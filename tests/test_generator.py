@@ -74,7 +74,17 @@ def test_structures_are_what_they_are_called():
         < 1
         < np.abs(draw(7, (9,), structure="large")).min()
     )
-    assert draw(7, (), structure="sorted").shape == draw(7, (), structure="alternating").shape == ()
+    deep = draw(7, (2, 3, 5), structure="alternating")
+    assert (deep[..., ::2] > 0).all() and (deep[..., 1::2] < 0).all()
+    assert draw(7, (), structure="sorted") == draw(7, ())
+    assert draw(7, (), structure="alternating") == abs(draw(7, ()))
+    assert np.array_equal(draw(7, (3, 5), 2.0**-3), draw(7, (3, 5)) * 2.0**-3)
+
+
+def test_alternating_has_no_negative_zero():
+    zero = np.full((2, 4), 0x7FFF_8000_7FFF_8000, np.uint64)  # twelve fields whose sum is the mean
+    assert STRUCTURES["normal"](zero, (2,)).tolist() == [0.0, 0.0]
+    assert not np.signbit(STRUCTURES["alternating"](zero, (2,))).any()
 
 
 @given(seeds, st.integers(-50, 50), st.integers(1, 99))
@@ -86,10 +96,16 @@ def test_integers_stay_in_range_and_reach_the_ends(seed, low, width):
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"seed is -1"):
         draw(-1, (2,))
+    with pytest.raises(ValueError, match=r"seed is 4294967296"):
+        draw(2**32, (2,))
+    assert np.isfinite(draw(2**32 - 1, (2,))).all()
     with pytest.raises(ValueError, match=r"structure is 'odd'"):
         draw(1, (2,), structure="odd")
     with pytest.raises(ValueError, match=r"high is 3 and low is 3"):
         draw_integers(1, (2,), 3, 3)
+    with pytest.raises(ValueError, match=r"high is 2147483648 and low is 0"):
+        draw_integers(1, (2,), 0, 2**31)
+    assert (draw_integers(1, (99,), 1, 2**31) >= 1).all()
 
 
 @given(st.integers(1, 13).flatmap(lambda n: st.tuples(st.just(n), cuts(n))))

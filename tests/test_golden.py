@@ -1,10 +1,13 @@
 """The golden machinery: what it records is checked, what is wrong is refused, and another language can read it."""
 
+import inspect
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -14,18 +17,26 @@ import numpy as np
 import pytest
 import torch
 from arrays import STRUCTURES, draw
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import minimind_ref.model.rms_norm as torch_face
+import minimind_ref.oracle.block as block_oracle
 import minimind_ref.oracle.rms_norm as oracle
+from minimind_ref.config import ModelConfig
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.golden import files, networks, safetensors, texts
+from minimind_ref.golden import chats, faces, files, networks, safetensors, texts, trajectories
 from minimind_ref.golden.__main__ import main
+from minimind_ref.golden.agreement import close, within
 from minimind_ref.golden.compute import compute
 from minimind_ref.golden.folder import Folder
 from minimind_ref.golden.generator import words
-from minimind_ref.golden.trees import GoldenError
-from minimind_ref.oracle.bounded import PROFILES, decide_top, store
+from minimind_ref.golden.kills import judged, kills, stored_numbers
+from minimind_ref.golden.record import digest, distance
+from minimind_ref.golden.trees import GoldenError, leaves, named, settled
+from minimind_ref.model.block import Block
+from minimind_ref.oracle.bounded import PROFILES, Bounded, decide_top, store, value
+from minimind_ref.oracle.bounded import bound as bound_of
+from minimind_ref.oracle.training import TrainingState
 
 ROOT = Path(__file__).parents[1]
 READER = ROOT / "tests" / "readers" / "rms_norm.mjs"
@@ -82,6 +93,16 @@ def write(root, document, name="rms_norm"):
     (root / "golden" / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
 
 
+def stored_tensors(name):
+    path = Folder().file(name).with_suffix(".safetensors")
+    return safetensors.read(path) if path.exists() else {}
+
+
+def cases_with_tensors(name):
+    tensors = stored_tensors(name)
+    return [{**case, "inputs": files.attach(case["inputs"], tensors)} for case in read(ROOT, name)["cases"]]
+
+
 def contents(root):
     return {path.name: path.read_bytes() for path in (root / "golden").iterdir()}
 
@@ -89,7 +110,7 @@ def contents(root):
 # ---- what is in the repository ----
 
 
-LONG = ("training", "transformer")  # `golden check`, which the gate runs too, computes them anew
+LONG = ("attention", "block", "grpo", "training", "transformer")  # `golden check`, which the gate runs too, has them
 
 
 @pytest.mark.parametrize(
@@ -102,15 +123,74 @@ def test_recorded_vectors_are_what_the_oracle_computes_here(name, capsys, monkey
     assert status == 0, capsys.readouterr()
 
 
+@pytest.fixture
+def untyped(monkeypatch):
+    """Types are checked in each part's own tests; here that would take most of the time."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.parametrize("name", Folder().names())
+def test_recorded_vectors_are_what_the_definition_and_the_torch_face_give(name, untyped):
+    """`check` asks the oracle alone.  Rounding 50 digits gives the recorded bits; torch is judged as a reader would."""
+    tensors = stored_tensors(name)
+    for case in cases_with_tensors(name):
+        exact = faces.exact_outputs(name, case, files.build(case["inputs"]), ROOT / "specs")
+        assert case["computed_by"] == ("oracle" if exact is None else "definition")
+        for n, y in (exact or {}).items():
+            node = case["expected"][n]
+            given, bound = (node["json"], None) if "json" in node else (stored_numbers(node, tensors), np.array(0.0))
+            within(f"{case['id']}: the definition's {n}", y, given, bound)
+        if found := faces.run_torch(name, case):
+            assert judged(case, found, "float64", tensors) is None
+
+
+ADAPTED = ("block", "chat_template", "tokenizer", "transformer")  # their mutants take a case's inputs otherwise
+NARROW = ("attention", "grad_clip", "rms_norm", "swiglu")  # have mutants that a narrow profile shows
+
+
+@pytest.mark.parametrize("name", [*ADAPTED, *NARROW])
+def test_a_case_names_the_mutants_that_it_rejects(name, untyped):
+    alike = ("transformer/padding_counted", "transformer/packed")  # as transformer/padding, and take as long
+    cases = [case for case in read(ROOT, name)["cases"] if case["id"] not in alike]
+    assert kills(name, cases, stored_tensors(name)) == {case["id"]: case.get("kills", []) for case in cases}
+
+
+@pytest.mark.parametrize("name", ["adamw", "manifest", "packing", "tokenizer"])
+def test_recorded_files_are_laid_out_as_regen_writes_them(name):
+    text = Folder().file(name).read_text(encoding="utf-8")
+    assert files.render(json.loads(text)) + "\n" == text
+
+
+def test_the_manifest_pins_every_file_and_what_every_case_expects():
+    manifest = read(ROOT, "manifest")["files"]
+    for name in Folder().names():
+        assert manifest[name]["sha256"] == Folder().hashes(name)
+        tensors = stored_tensors(name)
+        assert manifest[name]["cases"] == {case["id"]: digest(case, tensors) for case in read(ROOT, name)["cases"]}
+
+
 # ---- regen, check, diff ----
 
 
 def test_regen_fills_check_accepts_and_nothing_moves_the_second_time(root, capsys):
     assert run(root, "check") == 1 and "is a required property" in capsys.readouterr().err
-    assert run(root, "diff") == 1 and "rms_norm/eps_dominates is new" in capsys.readouterr().out
+    assert run(root, "diff") == 1
+    foreseen = capsys.readouterr().out.splitlines()
+    assert foreseen[:2] == [f"regen would change: rms_norm/{n} is new" for n in ("eps_dominates", "no_eps_zero_row")]
+    assert [re.sub("RMS_NORM-M.*", "…", line) for line in foreseen[2:]] == [
+        "regen would change: rms_norm/eps_dominates kills …",
+        "regen would change: rms_norm/no_eps_zero_row kills …",
+        "golden diff: rms_norm: 4 changes",
+    ]
     assert run(root, "regen", "--reason", "first") == 0
-    after = contents(root)
+    done = capsys.readouterr().out.splitlines()
+    assert done[:-1] == [line.removeprefix("regen would change: ") for line in foreseen[:-1]]
+    assert done[-1] == "golden regen: rms_norm: 2 cases recorded"
+    after, started = contents(root), {key: x for key, x in read(root, "manifest").items() if key != "files"}
+    assert started == {key: x for key, x in read(ROOT, "manifest").items() if key != "files"}
     assert run(root, "check") == run(root, "diff") == run(root, "regen", "--reason", "again") == 0
+    said = ("check: rms_norm: 2 cases are good", "diff: rms_norm: no change", "regen: rms_norm: no change")
+    assert capsys.readouterr().out.splitlines() == [f"golden {line}" for line in said]
     assert contents(root) == after and read(root, "manifest")["files"]["rms_norm"]["reasons"] == ["first"]
 
 
@@ -159,7 +239,7 @@ def seed(case):
 
 
 def stored_input(case):
-    case["inputs"]["x"]["values"][3] += 2**-30
+    case["inputs"]["x"]["values"][3] = 2.5
 
 
 def two_seeds(case):
@@ -178,6 +258,45 @@ def shape(case):
     case["expected"]["y"]["shape"] = [5, 2]
 
 
+def another_name(name):
+    def edit(case):
+        case["id"] = name
+
+    return edit
+
+
+def lost(case):
+    del case["expected"]["y"]
+
+
+def lost_bound(case):
+    del case["bound"]["float32"]["y"]
+
+
+def left_over(case):
+    case["expected"]["z"] = case["expected"]["y"]
+
+
+def fewer_bounds(case):
+    case["bound"]["float64"]["y"] = [0.0]
+
+
+def fewer_values(case):
+    case["expected"]["y"]["values"].pop()
+
+
+def another_operation(case):
+    case["op"] = "rms"
+
+
+def another_output(case):
+    case["outputs"].append("z")
+
+
+def left_over_bound(case):
+    case["profiles"].remove("bfloat16")
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -186,11 +305,21 @@ def shape(case):
         (gradient, "gradients/float64/weight moves by"),
         (rounded, "bfloat16/y moves by"),
         (seed, "the recipe's 0.x is"),
-        (stored_input, "the recipe's 0.x is"),
+        (stored_input, r"the recipe's 0.x is .* but 2.5 ± 0 is expected"),
         (two_seeds, "is used 2 times"),
         (clause, "has no clause RMS_NORM-999"),
         (flag, "'OTHER' is not one of"),
         (shape, r"from shape \[5, 2\]"),
+        (another_name("rms_norm/no_eps_zero_row"), "id rms_norm/no_eps_zero_row is used 2 times"),
+        (another_name("rope/eps_dominates"), "id rope/eps_dominates must begin with rms_norm/"),
+        (lost, "rms_norm/eps_dominates/float64/y is new"),
+        (lost_bound, "rms_norm/eps_dominates/bound/float32/y is new"),
+        (left_over, "rms_norm/eps_dominates/float64/z is gone"),
+        (fewer_bounds, r"bound/float64/y has \d+ entries instead of 1"),
+        (fewer_values, r"rms_norm cannot be run on it: values has \d+ entries but shape is \[\d, \d\]"),
+        (another_operation, "the oracle has no rms_norm.rms"),
+        (another_output, "there are 1 results where y, z are expected"),
+        (left_over_bound, "rms_norm/eps_dominates/bound/bfloat16/y is gone"),
     ],
 )
 def test_check_finds(recorded, capsys, edit, message):
@@ -208,19 +337,77 @@ def test_check_finds_a_missing_file_and_an_unlisted_one(recorded, capsys):
     document = read(recorded)
     (recorded / "golden" / "rms_norm.json").rename(recorded / "golden" / "kept")
     assert run(recorded, "check") == 1 and "golden/rms_norm.json is missing" in capsys.readouterr().err
-    (recorded / "golden" / "manifest.json").unlink()
+    manifest = read(recorded, "manifest")
+    manifest["files"]["rms_norm"]["spec_version"] = 7
+    write(recorded, manifest, "manifest")
     write(recorded, document)
+    assert run(recorded, "check") == 1 and "spec_version is 1 but the manifest has 7" in capsys.readouterr().out
+    (recorded / "golden" / "manifest.json").unlink()
     assert run(recorded, "check") == 1 and "the manifest does not list it" in capsys.readouterr().out
 
 
 def test_check_finds_an_edit_of_the_layout_by_its_hash(recorded, capsys):
     path = recorded / "golden" / "rms_norm.json"
     path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    assert run(recorded, "check") == 1 and "other hashes" in capsys.readouterr().out
+    assert run(recorded, "check") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["golden check: rms_norm: 1 problems"] and "the manifest has other hashes" in lines[0]
 
 
 def test_an_empty_folder_is_a_failure(tmp_path, capsys):
     assert run(tmp_path, "check") == 1 and "holds no vectors" in capsys.readouterr().err
+
+
+def test_diff_names_what_a_case_kills_and_regen_orders_the_manifest(recorded, capsys):
+    document, manifest = read(recorded), read(recorded, "manifest")
+    first, second = document["cases"]
+    rejected, first["kills"] = first["kills"], ["RMS_NORM-M02"]
+    second |= {"parameters": {"eps": 1e-6}, "clauses": second["clauses"]}
+    write(recorded, document)
+    assert run(recorded, "diff") == 1
+    assert f"regen would change: rms_norm/eps_dominates kills {', '.join(rejected)}\n" in capsys.readouterr().out
+    write(recorded, {**manifest, "files": {"zeta": manifest["files"]["rms_norm"], "alpha": {}}}, "manifest")
+    assert run(recorded, "regen", "rms_norm", "--reason", "order") == 0
+    assert list(read(recorded, "manifest")["files"]) == ["alpha", "rms_norm", "zeta"]
+
+
+# ---- the program that writes the cases of training ----
+
+
+def as_recorded(case):
+    return {**case, "inputs": files.with_values(case["inputs"])}
+
+
+def test_trajectories_writes_the_recorded_cases_and_states_that_the_step_before_expects(tmp_path, monkeypatch, untyped):
+    """Of the fifty steps two are run: only their states are near enough to the recorded ones on every machine."""
+    folder, given = Folder(tmp_path), {case["id"]: case for case in read(ROOT, "training")["cases"]}
+    assert list(given) == [f"training/{n}_step_{i}" for n in trajectories.CONFIGS for i in trajectories.RECORDED]
+    monkeypatch.setattr(trajectories, "Folder", lambda: folder)
+    monkeypatch.setattr(trajectories, "RECORDED", (0, 0, 1))  # the last one ends the run
+    folder.golden.mkdir()
+    shutil.copytree(ROOT / "specs", folder.specs)
+    trajectories.main()
+    document = folder.load("training", complete=False)
+    assert document["spec_version"] == read(ROOT, "training")["spec_version"]
+    assert [as_recorded(case) for case in document["cases"]] == [
+        authored(given[i]) for i in given if i[-2:] in ("_0", "_1")
+    ]
+    for first, second in (document["cases"][:2], document["cases"][2:]):
+        states = files.build(second["inputs"])["state"]
+        results = {n: y for n, y in leaves(states) if n != "step"}
+        assert judged(given[first["id"]], (results, {}), "float64", stored_tensors("training")) is None
+
+
+def test_trajectories_writes_a_stored_state_as_it_is_recorded():
+    written = {}
+    for case in cases_with_tensors("training"):
+        state, config = TrainingState(**files.build(case["inputs"]["state"])), case["parameters"]["config"]
+        recipes = {} if state.step else trajectories.start(ModelConfig(**config))
+        assert as_recorded(trajectories.case(case["id"], state, recipes, config, written)) == authored(
+            as_recorded(case)
+        )
+    stored = {n: x for n, x in stored_tensors("training").items() if "/inputs/" in n}
+    assert written.keys() == stored.keys() and all(np.array_equal(x, stored[n]) for n, x in written.items())
 
 
 # ---- what regen refuses ----
@@ -237,12 +424,32 @@ def test_regen_refuses_a_changed_output_until_spec_version_is_raised(recorded, c
     write(recorded, deleted)  # deleting what was recorded is no way around it
     assert run(recorded, "regen", "--reason", "eps") == 1
     document["spec_version"] = 2
+    document["cases"][1]["computed_by"] = "oracle"
     write(recorded, document)
     capsys.readouterr()
     assert run(recorded, "regen", "--reason", "another eps") == 0
     assert "rms_norm/eps_dominates/gradients/float64/x moves by" in capsys.readouterr().out
+    assert [case["computed_by"] for case in read(recorded)["cases"]] == ["definition", "definition"]
     assert run(recorded, "check") == 0
     assert read(recorded, "manifest")["files"]["rms_norm"]["reasons"] == ["first", "another eps"]
+
+
+def test_who_computed_a_value_is_recorded_anew_only_where_the_value_is(recorded):
+    path = recorded / "golden" / "rms_norm.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"definition"', '"oracle"'), encoding="utf-8")
+    assert run(recorded, "diff") == 0
+    (recorded / "golden" / "manifest.json").unlink()
+    document = read(recorded)
+    expected(document["cases"][0])
+    write(recorded, document)
+    assert run(recorded, "regen", "--reason", "a value repaired") == 0
+    assert [case["computed_by"] for case in read(recorded)["cases"]] == ["definition", "oracle"]
+
+
+def test_a_distance_is_that_of_the_numbers_among_non_numbers():
+    old = np.array([np.nan, 1.0, np.inf])
+    assert distance(old, np.array([np.nan, 1 + 3 * 2.0**-52, np.inf])) == "by 3 ulp"
+    assert distance(old[:1], np.array([1.0])) == "between a number and a non-number"
 
 
 def test_regen_refuses_to_lose_a_case_and_accepts_a_new_one(recorded, capsys):
@@ -282,7 +489,7 @@ def test_regen_refuses_a_gradient_that_is_not_the_definitions_slope(root, capsys
     monkeypatch.setattr(oracle, "rms_norm_vjp", slightly(oracle.rms_norm_vjp))
     monkeypatch.setattr("minimind_ref.golden.faces.torch_face", lambda component, name: None)
     assert run(root, "regen", "--reason", "wrong") == 1
-    assert "the definition's slope along x is" in capsys.readouterr().err
+    assert re.search(r"the definition's slope along x is \S+ at \[\] but 0.0 ± ", capsys.readouterr().err)
 
 
 def test_a_detached_input_has_a_gradient_that_is_no_slope():
@@ -295,19 +502,63 @@ def test_a_detached_input_has_a_gradient_that_is_no_slope():
         compute("dpo", silent, ROOT / "specs", full=True)
 
 
-def test_bad_input_has_status_2_and_one_line(recorded, capsys):
+@pytest.mark.parametrize(
+    ("eps", "message"),
+    [
+        (1e-6, r"eps_dominates: rms_norm cannot be run on it: Mismatch in shape: grad_output"),
+        (0.0, r"no_eps_zero_row: torch's y has shape \(1, \d\) but \(\d, \d\) is expected"),
+    ],
+)
+def test_a_face_that_gives_another_shape_is_refused(recorded, capsys, monkeypatch, eps, message):
+    """By diff too, which runs all faces; with gradients, torch itself refuses the cotangent."""
+    face = torch_face.rms_norm
+    wrong = {eps: slice(1)}
+    monkeypatch.setattr(torch_face, "rms_norm", lambda x, weight, *, eps: face(x, weight, eps=eps)[wrong.get(eps, ...)])
+    assert run(recorded, "diff") == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("actual", "good"), [(1.5, True), (2.5, True), (1.4375, False), (np.nan, False), (np.inf, False)]
+)
+def test_a_bound_is_reached_but_not_passed_and_nan_is_near_nothing(actual, good):
+    assert close(np.array(actual), np.array(2.0), np.array(0.5)) == close(
+        np.array(2.0), np.array(actual), np.array(0.5)
+    )
+    assert close(np.array(actual), np.array(2.0), np.array(0.5)) == good
+    assert close(np.array(actual), np.array(actual), np.array(0.0))
+
+
+def test_bad_input_has_status_2_and_one_line(recorded, capsys, monkeypatch):
     (recorded / "golden" / "rms_norm.json").write_text('{\n"component": \n}', encoding="utf-8")
     assert run(recorded, "regen", "--reason", "broken") == 2
     assert capsys.readouterr().err == "golden regen: golden/rms_norm.json:3: Expecting value\n"
     assert run(recorded, "diff", "rope") == 2 and "golden/rope.json does not exist" in capsys.readouterr().err
     assert run(recorded, "regen", "--reason", " ") == 2 and "--reason is empty" in capsys.readouterr().err
-    for arguments, named in ((["regen"], "--reason"), (["improve"], "'improve'"), (["check", "--rot", "x"], "--rot")):
+    for arguments, mentioned in (
+        (["regen"], "--reason"),
+        (["improve"], "'improve'"),
+        (["check", "--rot", "x"], "--rot"),
+        ([], "check|diff|regen"),
+    ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
-        assert named in error and error.count("\n") == 1
+        assert mentioned in error and error.count("\n") == 1
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     assert left.value.code == 0
+    write(recorded, {})
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    assert run(recorded, "check") == 2
+    assert capsys.readouterr().err == "golden check: needs jsonschema (pip install -e '.[test]')\n"
+
+
+def test_the_program_ends_with_the_commands_status(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["golden", "check", "--root", str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "minimind_ref.golden.__main__")
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("minimind_ref.golden", run_name="__main__")
+    assert left.value.code == 1
 
 
 # ---- structures beyond one array in, one array out ----
@@ -361,6 +612,34 @@ def test_trees_of_inputs_exact_outputs_and_an_operation_without_definition(pick_
     assert case["expected"]["index"]["dtype"] == "int64" and "index" not in case["bound"]["float64"]
     assert case["expected"]["y"]["values"][2] == "-Infinity"
     assert list(case["gradients"]["expected"]) == ["x", "tables.0", "tables.1", "offset"]
+    small = [node for _, node in files.nodes([case["inputs"], case["gradients"]["cotangent"]]) if "recipe" in node]
+    assert len(small) == 5 and all(node["values"] == files.from_recipe(node).tolist() for node in small)
+
+
+@wraps(pick)
+def nudged(*given, **named):
+    """Be off by one unit in the last place of y, where it is finite."""
+    y, *rest = pick(*given, **named)
+    return Bounded(
+        np.where(np.isfinite(value(y)), np.nextafter(value(y), 0.0), value(y)), bound_of(y), y.profile
+    ), *rest
+
+
+def test_a_value_inside_its_bound_stays_until_spec_version_is_raised(pick_root, capsys, monkeypatch):
+    assert run(pick_root, "regen", "--reason", "first") == 0
+    before = read(pick_root, "pick")
+    monkeypatch.setattr(sys.modules["minimind_ref.oracle.pick"], "pick", nudged)
+    assert run(pick_root, "check") == run(pick_root, "diff") == run(pick_root, "regen", "--reason", "again") == 0
+    assert read(pick_root, "pick") == before
+    laid_out = files.render({**before, "spec_version": 2}) + "\n"
+    (pick_root / "golden" / "pick.json").write_text(laid_out, encoding="utf-8")
+    capsys.readouterr()
+    assert run(pick_root, "diff") == 1
+    assert capsys.readouterr().out.splitlines()[0] == "regen would change: the layout or a stored input"
+    assert run(pick_root, "regen", "--reason", "afresh") == 0
+    (old,), (new,) = before["cases"], read(pick_root, "pick")["cases"]
+    assert old["expected"]["y"]["values"][2] == new["expected"]["y"]["values"][2] == "-Infinity"
+    assert old["expected"]["y"]["values"][:2] != new["expected"]["y"]["values"][:2]
 
 
 def test_an_undecided_result_is_refused_with_its_profile(pick_root, capsys):
@@ -368,6 +647,11 @@ def test_an_undecided_result_is_refused_with_its_profile(pick_root, capsys):
     document["cases"][0]["inputs"]["x"] = {"shape": [3], "dtype": "float", "values": [1.0, 1.0, 0.0]}
     write(pick_root, document, "pick")
     assert run(pick_root, "regen", "--reason", "tie") == 1
+    assert "pick/basic: index is undecided in float64" in capsys.readouterr().err
+    values = [1.0, 1.0, 0.0, 2.0, 1.0, 0.0]  # the second row is decided
+    document["cases"][0]["inputs"]["x"] = {"shape": [2, 3], "dtype": "float", "values": values}
+    write(pick_root, document, "pick")
+    assert run(pick_root, "regen", "--reason", "one tie") == 1
     assert "pick/basic: index is undecided in float64" in capsys.readouterr().err
 
 
@@ -378,32 +662,30 @@ def test_large_tensors_go_to_safetensors_and_come_back(pick_root, monkeypatch, c
     name = case["expected"]["y"]["tensor"]
     assert np.isneginf(load_file(pick_root / "golden" / "pick.safetensors")[name][2])
     assert run(pick_root, "check") == run(pick_root, "diff") == 0
-    (pick_root / "golden" / "pick.safetensors").unlink()
+    beside = pick_root / "golden" / "pick.safetensors"
+    beside.rename(pick_root / "kept")
     assert run(pick_root, "check") == 1 and "golden/pick.safetensors is missing" in capsys.readouterr().err
+    (pick_root / "kept").rename(beside)
+    monkeypatch.setattr(files, "LARGEST_IN_JSON", 3)
+    assert run(pick_root, "regen", "--reason", "small again") == run(pick_root, "check") == 0 and not beside.exists()
 
 
 def test_a_stored_input_comes_from_the_safetensors_file_and_stays_there(pick_root, capsys):
     document, path = read(pick_root, "pick"), pick_root / "golden" / "pick.safetensors"
     x = np.array([0.5, 1 / 3, -0.25])
-    document["cases"][0]["inputs"]["x"] = {"shape": [3], "dtype": "float", "tensor": "stored/x"}
-    safetensors.write(path, {"stored/x": x})
+    node = {"shape": [3], "dtype": "float", "tensor": "stored/x"}
+    document["cases"][0]["inputs"] |= {"x": node, "tables": [{**node, "tensor": "stored/table"}, tensor(2)]}
+    table = np.array([1.0, 3.0, -2.0])
+    safetensors.write(path, {"stored/x": x, "stored/table": table})
     write(pick_root, document, "pick")
     assert run(pick_root, "regen", "--reason", "first") == run(pick_root, "check") == run(pick_root, "diff") == 0
     case = read(pick_root, "pick")["cases"][0]
-    assert case["inputs"]["x"] == {"shape": [3], "dtype": "float", "tensor": "stored/x"}
+    assert case["inputs"]["x"] == node and case["inputs"]["tables"][0] == {**node, "tensor": "stored/table"}
     assert np.array_equal(safetensors.read(path)["stored/x"], x)
-    safetensors.write(path, {"stored/x": x * (1 + 2.0**-40)})
+    safetensors.write(path, {"stored/x": x * (1 + 2.0**-40), "stored/table": table})
     assert run(pick_root, "check") == 1 and "float64/y moves by" in capsys.readouterr().out
     safetensors.write(path, {"other": x})
     assert run(pick_root, "check") == 1 and "it has no tensor 'stored/x'" in capsys.readouterr().err
-
-
-def test_of_a_large_case_only_single_numbers_stay_in_the_json(pick_root, monkeypatch):
-    monkeypatch.setattr(files, "LARGEST_CASE_IN_JSON", 3)
-    assert run(pick_root, "regen", "--reason", "first") == run(pick_root, "check") == 0
-    case = read(pick_root, "pick")["cases"][0]
-    assert "tensor" in case["expected"]["y"] and "tensor" in case["bound"]["float64"]["y"]
-    assert "values" in case["expected"]["index"]
 
 
 # ---- text ----
@@ -434,13 +716,40 @@ def test_text_is_recorded_by_the_definition_and_is_equal_or_wrong(text_root, cap
     assert run(text_root, "check") == 1 and "float64/text is 'low 中lower'" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("face", ["oracle", "torch", "definition"])
-def test_text_that_a_face_gives_otherwise_is_refused(text_root, capsys, monkeypatch, face):
+@pytest.mark.parametrize(
+    ("face", "message"),
+    [
+        ("oracle", "oracle's ids is [67, 259, 260, 223, 67, 260] but array([260, "),
+        ("torch", "torch's ids is [67, 259, 260, 223, 67, 260] but [260, 67, 223, 260, 259, 67] is expected"),
+        ("definition", "oracle's ids is [260, 67, 223, 260, 259, 67] but array([ 67, "),
+    ],
+)
+def test_text_that_a_face_gives_otherwise_is_refused(text_root, capsys, monkeypatch, face, message):
     name = f"{face}_encode"
     run_face = getattr(texts, name)
     monkeypatch.setattr(texts, name, lambda *given, **named: run_face(*given, **named)[::-1])
     assert run(text_root, "regen", "--reason", "wrong") == 1
-    assert re.search(r"(torch|oracle)'s ids is \[", capsys.readouterr().err)
+    assert message in capsys.readouterr().err
+
+
+def test_the_chat_templates_definition_gets_tools_and_arguments_as_json():
+    calls = [{"function": {"name": "f", "arguments": {"city": "東京"}}}, {"name": "g", "arguments": "{}"}]
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "tool_calls": calls}]
+    said, tools = chats.as_json(messages, [{"name": "f", "in": "東京"}])
+    written = [{"name": "f", "arguments": '{"city": "東京"}'}, {"name": "g", "arguments": "{}"}]
+    assert said == [messages[0], {**messages[1], "tool_calls": written}] and tools == ['{"name": "f", "in": "東京"}']
+    assert chats.as_json(messages[:1], None) == (messages[:1], [])
+
+
+def test_the_products_split_begins_with_no_space_of_its_own():
+    assert texts.torch_split("'s low") == texts.oracle_split("'s low") == ["'s", " low"]
+
+
+def test_the_product_learns_with_its_own_special_tokens_only():
+    case = next(case for case in read(ROOT, "tokenizer")["cases"] if case["op"] == "train")
+    given = files.build(case["inputs"]) | case["parameters"] | {"special_tokens": ["<a>"]}
+    with pytest.raises(GoldenError, match=r"the product's special tokens are not \['<a>'\]"):
+        texts.torch_train(**given)
 
 
 def test_a_tokenizer_file_must_have_its_hash(text_root, capsys):
@@ -475,6 +784,40 @@ def test_a_network_is_recorded_by_its_composed_definition(block_root):
     assert list(case["gradients"]["expected"]) == case["gradients"]["of"]
 
 
+def test_the_networks_oracles_give_what_is_recorded_on_plain_arrays(untyped):
+    tensors, cases = stored_tensors("transformer"), {case["id"]: case for case in cases_with_tensors("transformer")}
+    for case in (cases[f"transformer/{name}"] for name in ("minimind2", "minimind2_moe", "padding")):
+        given = files.build(case["inputs"]) | case["parameters"]
+        run_it, vjp = (faces.oracle("transformer", f"{case['op']}{part}") for part in ("", "_vjp"))
+        cotangent = [*files.build(case["gradients"]["cotangent"]).values()]
+        shares = vjp(**given, cotangent=tuple(cotangent) if len(cotangent) > 1 else cotangent[0])
+        found = [
+            named(names, x)
+            for names, x in (
+                (case["outputs"], run_it(**given)),
+                (faces.gradient_names(case), tuple(shares.values())),
+            )
+        ]
+        assert judged(case, (found[0], found[1]), "float64", tensors) is None
+    with pytest.raises(GoldenError, match=r"the loss's cotangent is 2.0 but must be 1"):
+        vjp(**given, cotangent=np.array(2.0))
+
+
+def test_a_blocks_configuration_has_the_parameters_of_its_case_and_the_operations_defaults():
+    for case in cases_with_tensors("block"):
+        inputs = files.build(case["inputs"])
+        given = inputs["parameters"]
+        lone = {n: p for n, p in given.items() if not re.match(r"mlp\.experts\.[1-9]", n)}
+        lone |= {n: p[:1] for n, p in lone.items() if n == "mlp.gate.weight"}
+        for parameters in (given, lone if case["parameters"].get("num_chosen", 1) == 1 else given):
+            layout = networks.layout(inputs["x"], parameters, inputs["cos"], **case["parameters"])
+            own = {n: tuple(p.shape) for n, p in Block(ModelConfig(**layout)).named_parameters()}
+            assert own == {n: p.shape for n, p in parameters.items()}
+    taken = inspect.signature(networks.layout).parameters.values()
+    defaults = {p.name: p.default for p in taken if p.default is not p.empty}
+    assert defaults and defaults.items() <= block_oracle._Options._field_defaults.items()
+
+
 def last_wider(result):
     *rest, shares = result
     name = list(shares)[-1]
@@ -500,6 +843,18 @@ def test_one_wrong_gradient_of_many_is_off_the_definitions_slope(block_root, cap
     monkeypatch.setattr("minimind_ref.golden.faces.torch_face", lambda component, name: None)
     assert run(block_root, "regen", "--reason", "wrong") == 1
     assert re.search("the definition's slope along x, .*parameters.mlp.down_proj.weight is", capsys.readouterr().err)
+
+
+def test_a_loss_without_normaliser_is_divided_by_the_supervised_tokens_and_at_least_by_one():
+    case = next(case for case in cases_with_tensors("transformer") if case["id"] == "transformer/packed")
+    for values in ([-100] * 15, [-100] * 14 + [7], [-100] * 12 + [7, 1, 9]):
+        given = {key: x for key, x in case.items() if key != "gradients"}
+        given["inputs"] = case["inputs"] | {"labels": {"shape": [3, 5], "dtype": "int64", "values": values}}
+        counted = given | {"parameters": case["parameters"] | {"normaliser": max(15 - values.count(-100), 1)}}
+        inputs = files.build(given["inputs"])
+        exact = [faces.exact_outputs("transformer", c, inputs, ROOT / "specs") for c in (given, counted)]
+        found = [faces.run_torch("transformer", c) for c in (given, counted)]
+        assert exact[0] == exact[1] and found[0] == found[1]
 
 
 # ---- results of no array ----
@@ -561,6 +916,29 @@ def test_plain_numbers_are_recorded_exactly(clock_root, capsys):
         assert run(clock_root, "check") == 1 and f"float64/{name} moves by 1 ulp" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("limit", "form"), [(4, "values"), (3, "tensor")])
+def test_of_a_large_case_only_single_numbers_stay_in_the_json(clock_root, monkeypatch, limit, form):
+    """Its results have four entries."""
+    monkeypatch.setattr(files, "LARGEST_CASE_IN_JSON", limit)
+    assert run(clock_root, "regen", "--reason", "first") == run(clock_root, "check") == 0
+    case = read(clock_root, "clock")["cases"][0]
+    assert form in case["expected"]["shares"] and "values" in case["expected"]["rate"]
+    assert isinstance(case["bound"]["float64"]["shares"], dict if form == "tensor" else list)
+
+
+def test_an_infinite_plain_number_has_no_last_place(clock_root):
+    document = read(clock_root, "clock")
+    document["cases"][0] |= {"ulps": 2, "inputs": {"clock": [1e308, 4]}}
+    write(clock_root, document, "clock")
+    assert run(clock_root, "regen", "--reason", "first") == run(clock_root, "check") == 0
+    case = read(clock_root, "clock")["cases"][0]
+    assert case["expected"]["rate"]["values"] == ["Infinity"] and case["bound"]["float64"]["rate"] == [0.0]
+
+
+def test_texts_among_plain_numbers_are_no_array():
+    assert settled([0.5, "half"]) == [0.5, "half"]
+
+
 def test_plain_numbers_may_be_off_by_the_ulps_that_the_case_states(clock_root, capsys, monkeypatch):
     document = read(clock_root, "clock")
     document["cases"][0]["ulps"] = 2
@@ -611,11 +989,16 @@ def test_plain_numbers_without_a_definition_are_refused(clock_root, capsys):
 
 
 def test_safetensors_are_those_of_the_library(tmp_path):
-    tensors = {"b": draw(1, (3, 5)), "a": np.arange(7), "empty": np.zeros((0, 3)), "mask": np.array([True, False])}
-    safetensors.write(tmp_path / "x.safetensors", tensors)
-    for found in (safetensors.read(tmp_path / "x.safetensors"), load_file(tmp_path / "x.safetensors")):
-        assert found.keys() == tensors.keys()
-        assert all(np.array_equal(found[n], x) and found[n].dtype == x.dtype for n, x in tensors.items())
+    some = {"b": draw(1, (3, 5)), "a": np.arange(7), "empty": np.zeros((0, 3)), "mask": np.array([True, False])}
+    save_file(some, tmp_path / "library", metadata={"format": "np"})
+    for n in range(8):  # headers of every length, filled up to a multiple of eight bytes
+        tensors = some | {"n" * (n + 5): draw(2, (2,))}
+        safetensors.write(tmp_path / f"{n}", tensors)
+        assert int.from_bytes((tmp_path / f"{n}").read_bytes()[:8], "little") % 8 == 0
+        for found in (safetensors.read(tmp_path / f"{n}"), load_file(tmp_path / f"{n}")):
+            assert found.keys() == tensors.keys()
+            assert all(np.array_equal(found[n], x) and found[n].dtype == x.dtype for n, x in tensors.items())
+    assert safetensors.read(tmp_path / "library").keys() == some.keys()
     with pytest.raises(ValueError, match=r"half is float16"):
         safetensors.write(tmp_path / "y.safetensors", {"half": np.zeros(2, np.float16)})
 
@@ -626,6 +1009,8 @@ def test_numbers_survive_the_file():
     assert "NaN" in text and max(map(len, text.splitlines()[:4])) <= files.WIDTH
     back = files.read_numbers(json.loads(text)["values"], [8], "float")
     assert array.tobytes() == back.tobytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.render({"x": np.nan})
 
 
 def test_stored_bounds_are_rounded_up():
@@ -644,6 +1029,8 @@ def test_the_page_and_the_schema_know_every_structure_and_key():
     table = page.split("| structure |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\|[^|]*\|", table, re.MULTILINE)) and all(f"`{name}`" in table for name in listed)
     assert all(f"`{key}`" in page for key in schema["case"]["properties"])
+    assert f"of more than {files.LARGEST_IN_JSON} entries" in page
+    assert f"with more than {files.LARGEST_CASE_IN_JSON}, all but single numbers" in page
     assert all(f"| `{profile}` |" in page for profile in PROFILES) and schema["profile"]["enum"] == list(PROFILES)
 
 

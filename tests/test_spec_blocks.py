@@ -1,6 +1,7 @@
 """The runner of the executable definitions: decimals right to 50 digits, and a reader that refuses what it must."""
 
-from decimal import Decimal
+import math
+from decimal import Decimal, FloatOperation
 
 import mpmath
 import numpy as np
@@ -71,6 +72,33 @@ def test_both_kinds_agree_to_double_precision(folder):
 def test_angles_keep_their_digits_at_position_32767(folder):
     pairs = floats(definition("soft", "decimal", folder).angle(np.array([32767.0])))
     assert pairs.shape == (1, 2) and np.array_equal(pairs[0], [np.sin(32767.0), np.cos(32767.0)])
+
+
+def test_floats_overflow_and_a_logarithm_of_zero_are_as_in_ieee_arithmetic(tmp_path):
+    calls = "def both(x, y):\n    return [exp(x), log(y)]"
+    (tmp_path / "both.md").write_text(f"```python definition\n{calls}\n```\n", encoding="utf-8")
+    for kind in ("float", "decimal"):
+        assert floats(definition("both", kind, tmp_path).both(1e4, 0.0)).tolist() == [math.inf, -math.inf]
+    assert definition("both", "float", tmp_path).both(0.5, 2.0) == [math.exp(0.5), math.log(2.0)]
+
+
+def test_what_is_no_array_of_numbers_stays_a_list(folder):
+    for x in ("text", ["a", "b"], ["a", 1], [[1, 2], [3]], [[1], 2], [[], [1.0]]):
+        assert floats(x) == x
+    assert floats([[1, 2], [3, 4]]).shape == (2, 2)
+
+
+def test_a_comparison_of_a_decimal_with_a_float_is_an_error(folder):
+    (folder / "near.md").write_text("```python definition\ndef near(x):\n    return x < 0.5\n```\n", encoding="utf-8")
+    with pytest.raises(FloatOperation):
+        definition("near", "decimal", folder).near(0.25)
+
+
+def test_a_traceback_names_the_line_of_the_specification(folder):
+    with pytest.raises(TypeError) as error:
+        definition("soft", "decimal", folder).wrong(draw(1, (3,)))
+    last = error.traceback[-1]
+    assert SPEC.splitlines()[last.lineno].strip() == "return [entry * 0.5 for entry in x]"
 
 
 def test_a_float_literal_is_an_error_in_the_decimal_run(folder):

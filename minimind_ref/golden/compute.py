@@ -102,7 +102,7 @@ def bounds(results: Named, expected: Named, profile: str, ulps: float) -> Named:
     found = {}
     for n, y in results.items():
         if plain_numbers(y) or (is_floating(y) and not isinstance(y, Bounded)):
-            found[n] = ulps * np.spacing(np.where(np.isfinite(expected[n]), np.abs(expected[n]), 0.0))
+            found[n] = ulps * np.nan_to_num(np.spacing(np.abs(expected[n])))  # an infinity has no last place
         elif hasattr(y, "dtype"):
             each = np.where(np.isfinite(expected[n]), bound(y), 0.0)
             if not np.isfinite(each).all():

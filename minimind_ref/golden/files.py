@@ -17,7 +17,7 @@ LARGEST_IN_JSON = 512  # entries; what is larger goes to golden/NAME.safetensors
 LARGEST_CASE_IN_JSON = 2048  # entries of all results; of a larger case only the numbers without axes stay in the JSON
 LARGEST_STORED_INPUT = 64  # entries; what is larger is given by its recipe alone
 DTYPES = {"float": np.float64, "int64": np.int64, "bool": np.bool_}
-SPELT = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
+SPELT = ("NaN", "Infinity", "-Infinity")  # in JSON, which has no numbers for them; NumPy reads them
 
 
 def spell(array: np.ndarray) -> list:
@@ -30,7 +30,7 @@ def read_numbers(values: list, shape: list, dtype: str) -> np.ndarray:
     """Read a row-major list back into an array of the dtype "float", "int64" or "bool"."""
     if len(values) != int(np.prod(shape, dtype=np.int64)):
         raise ValueError(f"values has {len(values)} entries but shape is {shape}")
-    return np.array([SPELT.get(x, x) if isinstance(x, str) else x for x in values], DTYPES[dtype]).reshape(shape)
+    return np.array(values, DTYPES[dtype]).reshape(shape)
 
 
 def round_up(bound: float) -> float:
@@ -48,7 +48,7 @@ def from_recipe(node: dict) -> np.ndarray:
     else:
         array = draw(recipe["seed"], shape, recipe.get("scale", 1.0), recipe["structure"])
     for index, value in node.get("set", []):
-        array[tuple(index)] = SPELT.get(value, value) if isinstance(value, str) else value
+        array[tuple(index)] = value
     return array
 
 

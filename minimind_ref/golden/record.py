@@ -57,7 +57,7 @@ class Recorder:
             for profile, results in computed.expected.items()
         }
         self.gone(where, old, merged)
-        fresh = len(self.changes) > before or "computed_by" not in stored
+        fresh = not self.keep or len(self.changes) > before or "computed_by" not in stored
         part = {"computed_by": computed.by if fresh else stored["computed_by"], "expected": merged.pop("float64")}
         if merged:
             part["rounded"] = merged

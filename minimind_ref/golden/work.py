@@ -105,7 +105,7 @@ def recompute(folder: Folder, document: dict[str, Any], *, keep: bool, full: boo
             cases.append(recorder.case(case, *compute(document["component"], case, folder.specs, full=full)))
         except GoldenError as error:
             raise GoldenError(f"{case['id']}: {error}") from None
-        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
             said = str(error).partition("\n")[0]
             raise GoldenError(f"{case['id']}: {case['op']} cannot be run on it: {said}") from error
     if full:

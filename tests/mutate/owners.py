@@ -61,6 +61,8 @@ OWNERS = {
     "chat/*": ["chat"],
     "interop/*": ["interop"],
     "golden/generator": ["generator"],
+    "golden/definitions": ["spec_blocks", "specs", "golden"],
+    "golden/kills": ["golden", "mutants"],
     "golden/*": ["golden"],
     "kit/mutants/*": [],  # wrong already; test_mutants.py says of each that it is rejected
     "kit/peers/*": ["peers_table", "honest"],
