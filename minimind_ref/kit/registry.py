@@ -38,7 +38,7 @@ ALL = (
         "swiglu", "swiglu", "swiglu", "Forward", backward=_ids("SWIGLU", 9), both=_ids("SWIGLU", 8), dtype="SWIGLU-10",
         narrow=_ids("SWIGLU", 10),
     ),
-    Operation("route", "moe", "route", "Forward", backward=_ids("MOE", 7, 19), both=_ids("MOE", 17)),
+    Operation("route", "moe", "route", "Forward", backward=_ids("MOE", 7, 19)),
     Operation(
         "aux_loss", "moe", "aux_loss", "Forward", backward=_ids("MOE", 15), both=_ids("MOE", 13, 14), choices=("form",),
         wide=("scores", "aux"),
