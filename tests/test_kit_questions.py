@@ -78,6 +78,164 @@ def test_a_drawn_case_accepts_our_torch_and_shows_the_known_bugs_of_its_clauses(
     assert unseen == own.keys() & hidden
 
 
+def runs(mask):
+    """How many runs of marks each row has."""
+    return np.count_nonzero(np.diff(np.pad(mask, ((0, 0), (1, 0))).astype(int), axis=1) > 0, axis=1)
+
+
+def sees(mask):
+    """What each query sees under a mask and the causal rule."""
+    return mask & np.tri(*mask.shape[1:], mask.shape[2] - mask.shape[1], dtype=bool)
+
+
+def beyond(given, options):
+    """Count marked ratios below and above the clip range, for negative and for positive advantages."""
+    ratio = np.where(given["mask"], np.exp(given["logp"] - given["old_logp"]), 1.0)
+    outside = (ratio < 1 - options["clip_low"], ratio > 1 + options["clip_high"])
+    kinds = [o[s].sum() for s in (given["advantages"] < 0, given["advantages"] > 0) for o in outside]
+    return [*kinds, (given["mask"] & ~outside[0] & ~outside[1]).sum()]
+
+
+def margins(given):
+    policy, reference = (given[f"{of}_chosen"] - given[f"{of}_rejected"] for of in ("policy", "reference"))
+    return policy - reference
+
+
+def mean_square(x):
+    return np.mean(x * x, axis=-1)
+
+
+def gates(given):
+    return given["x"] @ given["w_gate"].T
+
+
+def norm(gradients):
+    return np.sqrt(sum(np.sum(g * g) for g in gradients))
+
+
+# What the generators say of their cases, with how it is seen in inputs g and options o; true of each of three seeds.
+OFF_POLICY = "grpo_loss/by_sequence grpo_loss/by_token grpo_loss/by_length grpo_loss/cispo"
+MASKED = f"sequence_logp/summed sequence_logp/averaged {OFF_POLICY} grpo_loss/on_policy"
+PAIRS = "dpo_loss/sigmoid dpo_loss/smoothed dpo_loss/hinge dpo_loss/ipo"
+BALANCE = "aux_loss/by_sequence aux_loss/by_batch aux_loss/by_slots"
+SAID = [
+    (MASKED, "answers of unlike lengths, behind something", lambda g, o:
+     np.ptp(g["mask"].sum(1)) > 0 and not g["mask"].all(1).any()),
+    (MASKED, "the last answer in two parts", lambda g, o:
+     runs(g["mask"])[-1] > 1 and (runs(g["mask"])[:-1] == 1).all()),
+    (MASKED, "logarithms of probabilities", lambda g, o: (g["logp"] < 0).all()),
+    (f"{PAIRS} dpo_loss/at_the_start", "logarithms of probabilities", lambda g, o: max(map(np.max, g.values())) < 0),
+    (PAIRS, "margins of some units, on both sides", lambda g, o: margins(g).min() < -1 and margins(g).max() > 1),
+    ("dpo_loss/at_the_start", "policy and reference agree", lambda g, o: not margins(g).any()),
+    ("dpo_loss/far_margins", "thousands on both sides", lambda g, o: margins(g).min() < -1e3 < 1e3 < margins(g).max()),
+    ("dpo_loss/far_margins", "logits around 0", lambda g, o: abs(g["policy_rejected"].mean()) < 4),
+    ("group_advantages/groups", "unlike spreads", lambda g, o: np.ptp(np.log2(g["rewards"].std(axis=1))) > 2),
+    ("group_advantages/groups group_advantages/unbiased", "eps counts", lambda g, o:
+     64 * o["eps"] > g["rewards"].std()),
+    ("group_advantages/unbiased", "one group of equal rewards", lambda g, o: sum(np.ptp(g["rewards"], 1) == 0) == 1),
+    ("kl_k3/divergence", "logarithms of probabilities", lambda g, o: (g["logp"] < 0).all()),
+    ("kl_k3/divergence", "large gaps of both signs", lambda g, o:
+     (g["reference_logp"] - g["logp"]).min() < -0.5 and (g["reference_logp"] - g["logp"]).max() > 0.5),
+    (OFF_POLICY, "advantages of both signs", lambda g, o: g["advantages"].min() < 0 < g["advantages"].max()),
+    (OFF_POLICY, "the reference is elsewhere", lambda g, o: (g["reference_logp"] != g["logp"]).all()),
+    ("grpo_loss/on_policy", "old and new policy agree", lambda g, o: np.array_equal(g["logp"], g["old_logp"])),
+    ("attention/masked", "one query sees nothing", lambda g, o: (~sees(g["mask"]).any(-1)).sum() == 1),
+    ("attention/masked attention/hidden_keys", "hides some and shows some", lambda g, o: 0.25 < g["mask"].mean() < 0.9),
+    ("attention/hidden_keys", "every query sees something", lambda g, o: g["mask"].any(-1).all()),
+    ("attention/shifted_keys", "far from zero", lambda g, o: abs(g["k"].mean()) > 3 and abs(g["v"].mean()) > 6),
+    ("attention/zero_queries", "queries of zero", lambda g, o: (g["q"] == 0).all((1, 2, 3)).sum() == 1),
+    ("attention/left_padded", "padded on the left, unlike", lambda g, o: len({*(~g["mask"]).sum((1, 2))}) == 3
+     and np.array_equal(np.sort(g["mask"], axis=2), g["mask"]) and (~sees(g["mask"]).any(-1)).any()),
+    ("filter_logits/top_k", "ties with the last that is kept", lambda g, o:
+     (np.sort(g["logits"])[:, -o["top_k"]] == np.sort(g["logits"])[:, -o["top_k"] - 1]).any()),
+    ("penalise_repetition/seen_tokens", "a token seen twice", lambda g, o: g["ids"][0, 0] == g["ids"][0, 1]),
+    ("penalise_repetition/seen_tokens", "padding", lambda g, o: 0.5 < g["mask"].mean() < 1),
+    ("choose_token/by_mass", "0 and numbers below 1", lambda g, o: g["uniform"].min() == 0 and g["uniform"].max() < 1),
+    (BALANCE, "padding and unlike sequences", lambda g, o:
+     0 < g["counts"].mean() < 1 and len(np.unique(np.bincount(g.get("sequence_ids", np.array([0]))))) in (1, 3)),
+    (f"{BALANCE} aux_loss/without_weight", "scores of tokens", lambda g, o:
+     (g["scores"] > 0).all() and (abs(g["scores"].sum(1) - 1) < g["scores"].shape[1] / 2048).all()),
+    (BALANCE, "a choice that is not the scores'", lambda g, o:
+     any(s[i].min() < np.delete(s, i).max() for s, i in zip(g["scores"], g["index"], strict=True))),
+    ("rms_norm/heavy_rows", "numbers far apart, weights of both signs", lambda g, o:
+     np.ptp(np.log2(abs(g["x"]))) > 12 and g["weight"].min() < 0 < g["weight"].max()),
+    ("rms_norm/heavy_rows", "the eps is a part, and small", lambda g, o:
+     2.0**-24 < o["eps"] / mean_square(g["x"]).max() < 2.0**-6),
+    ("rms_norm/rows_near_eps", "about eps", lambda g, o: (abs(np.log2(mean_square(g["x"]) / o["eps"])) < 3).all()),
+    ("rms_norm/offset_rows", "far from zero, one weight of 0", lambda g, o:
+     abs(g["x"].mean()) > 8 * g["x"].std() and (g["weight"] == 0).sum() == 1),
+    ("swiglu/wide_gates", "gates of some units on both sides", lambda g, o: gates(g).min() < -3 and gates(g).max() > 3),
+    ("swiglu/batches", "a row of zeros", lambda g, o: (g["x"] == 0).all(-1).sum() == 1),
+    ("apply_rope/turned_heads apply_rope/one_table", "all over the circle", lambda g, o:
+     len({*zip(g["cos"].ravel() > 0, g["sin"].ravel() > 0, strict=True)}) == 4),
+    ("apply_rope/one_table", "a table with a factor", lambda g, o: np.hypot(g["cos"], g["sin"]).min() > 1.2),
+    ("rope_table/far_positions", "far, on both sides of zero", lambda g, o:
+     g["positions"].min() < -8192 < 8192 < g["positions"].max()),
+    ("cross_entropy/mean_of_supervised cross_entropy/summed", "unlike numbers ignored", lambda g, o:
+     len({*(g["labels"] == -100).sum(1)}) == 3 and (g["labels"] >= 0).any(1).all()),
+    ("cross_entropy/far_from_zero", "far from zero", lambda g, o: g["logits"].mean() > 500),
+    ("cross_entropy/padding_by_id", "one id is ignored", lambda g, o:
+     0 < (g["labels"] == o["ignore_index"]).mean() < 0.5),
+    ("adamw.step/under_way", "some steps done", lambda g, o: o["step"] > 1),
+    ("adamw.step/small_gradients", "about eps", lambda g, o: abs(np.log2(abs(g["grad"]).mean() / o["eps"])) < 2
+     and abs(np.log2(g["square"].mean() / o["eps"] ** 2)) < 2),
+    ("adamw.step/first_update", "averages of zero", lambda g, o: not g["mean"].any() and not g["square"].any()),
+    ("cosine_schedule/anywhere cosine_schedule/without_warm_up", "in the run", lambda g, o:
+     0 <= g["step"] < o["total_steps"] and o.get("warmup_steps", 0) < o["total_steps"]),
+    ("cosine_schedule/after_the_end cosine_schedule/after_its_end", "after", lambda g, o:
+     g["step"] >= o["total_steps"]),
+    ("clip_grad_norm/several", "unlike sizes, clipped", lambda g, o: norm(g["gradients"]) > 2 * o["max_norm"]
+     and np.ptp([np.log2(x.std()) for x in g["gradients"]]) > 2),
+    ("clip_grad_norm/below", "below the threshold", lambda g, o: norm(g["gradients"]) < o["max_norm"] / 2),
+    ("grad_scaler/driven", "some overflow", lambda g, o: 0 < g["overflows"].mean() < 0.5),
+    ("grad_scaler/always_the_same", "all of one kind, then of the other", lambda g, o:
+     np.count_nonzero(np.diff(g["overflows"])) == 1 and g["overflows"].mean() == 0.5),
+    ("micro_batch_weights/windows_of_tokens", "unlike counts, one of them 0, a short window", lambda g, o:
+     0 in o["token_counts"] and len({*o["token_counts"]}) > 3 and len(o["token_counts"]) < o["accumulation_steps"]),
+    ("windows/an_epoch", "not divided", lambda g, o: o["num_micro_batches"] % o["accumulation_steps"] > 0),
+    ("pack/packed pad/padded", "unlike lengths, across the ends of rows", lambda g, o:
+     len({*map(len, g["documents"])}) > 2 and 2 * g["length"] < sum(map(len, g["documents"]))),
+    ("pad/padded", "shorter and longer than a row", lambda g, o:
+     min(map(len, g["documents"])) < g["length"] < max(map(len, g["documents"]))),
+    ("pack/packed pad/padded", "tokens with the padding's id", lambda g, o: any(o["pad_id"] in tokens for tokens in g["documents"])),
+]  # fmt: skip
+SOMEWHERE = [  # true of the three seeds together
+    (MASKED, "prompts of unlike lengths", lambda g, o: [np.ptp(g["mask"][:-1].argmax(1)) > 0]),
+    ("grpo_loss/by_sequence grpo_loss/by_token grpo_loss/by_length", "ratios beyond the clip range and within", beyond),
+    ("answer_mask/ends", "ends of both kinds, rows without one, lengths before it", lambda g, o: [
+        *((g["ids"] == end).any() for end in o["end_ids"]), (~np.isin(g["ids"], o["end_ids"]).any(1)).any(),
+        (g["lengths"] < np.isin(g["ids"], o["end_ids"]).argmax(1)).any()]),
+    ("penalise_repetition/seen_tokens", "tokens of both signs", lambda g, o: [
+        (seen := np.take_along_axis(g["logits"], g["ids"], 1)[g["mask"]]).min() < 0, seen.max() > 0]),
+    ("choose_token/by_mass", "numbers all over", lambda g, o: [
+        (np.floor(4 * g["uniform"]) == quarter).any() for quarter in range(4)]),
+    ("cosine_schedule/anywhere", "warm-up included", lambda g, o: [
+        g["step"] < o["warmup_steps"], g["step"] >= o["warmup_steps"]]),
+    ("chat_template.render/conversations", "with and without a system message, and a prompt", lambda g, o: [
+        *((g["messages"][0]["role"] == "system") == told for told in (True, False)),
+        *(o["add_generation_prompt"] == told for told in (True, False))]),
+    ("supervised_spans/learnt sft_mask/learnt_ids", "several turns", lambda g, o: [len(g["messages"]) > 3]),
+    ("pad/padded", "cut at either end", lambda g, o: [o.get("keep_end", False) == end for end in (True, False)]),
+]  # fmt: skip
+EACH = [(name, said, how) for names, said, how in SAID for name in names.split()]
+TOGETHER = [(name, said, how) for names, said, how in SOMEWHERE for name in names.split()]
+
+
+def given(name, seed):
+    made = GENERATORS[name].make(generated.Seeds(seed))
+    return made.inputs, made.parameters
+
+
+@pytest.mark.parametrize("name, said, how", EACH, ids=[f"{name}-{said}" for name, said, _ in EACH])
+def test_a_drawn_case_is_as_its_generator_says(name, said, how):
+    assert all(how(*given(name, seed)) for seed in range(3))
+
+
+@pytest.mark.parametrize("name, said, how", TOGETHER, ids=[f"{name}-{said}" for name, said, _ in TOGETHER])
+def test_some_drawn_cases_are_as_their_generator_says(name, said, how):
+    assert all(any(found) for found in zip(*(how(*given(name, seed)) for seed in range(3)), strict=True))
+
+
 # --- laws
 
 LAWS = {lawful.named(entry, law): (entry, law) for entry in OPERATIONS.values() for law in lawful.of(entry)}

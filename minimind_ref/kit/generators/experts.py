@@ -38,7 +38,6 @@ def routed(s: Seeds, tokens: int, experts: int, count: int) -> dict[str, np.ndar
 def balance(s: Seeds, form: str) -> Drawn:
     """Draw a case of one form, with padding and sequences of unlike lengths."""
     given = routed(s, 11, 5, 2) | {"counts": draw_integers(s.take(), (11,), 0, 4).clip(0, 1)}
-    given["counts"][0] = 1
     given |= {"sequence_ids": np.array([0] * 5 + [1] * 2 + [2] * 4)} if form == "sequence" else {}
     return Drawn(given, {"form": form, "coef": 0.375}, ("aux",), {"aux": ()}, WIDE)
 
