@@ -197,7 +197,8 @@ SAID = [
      len({*map(len, g["documents"])}) > 2 and 2 * g["length"] < sum(map(len, g["documents"]))),
     ("pad/padded", "shorter and longer than a row", lambda g, o:
      min(map(len, g["documents"])) < g["length"] < max(map(len, g["documents"]))),
-    ("pack/packed pad/padded", "tokens with the padding's id", lambda g, o: any(o["pad_id"] in tokens for tokens in g["documents"])),
+    ("pack/packed pad/padded", "tokens with the padding's id", lambda g, o:
+     any(o["pad_id"] in tokens for tokens in g["documents"])),
 ]  # fmt: skip
 SOMEWHERE = [  # true of the three seeds together
     (MASKED, "prompts of unlike lengths", lambda g, o: [np.ptp(g["mask"][:-1].argmax(1)) > 0]),
