@@ -20,7 +20,7 @@ ALL = (
     Operation(
         "rms_norm", "rms_norm", "rms_norm", "Forward", backward=_ids("RMS_NORM", 10, 11, 12),
         of_input={"RMS_NORM-9": ("x",), "RMS_NORM-10": ("x",), "RMS_NORM-11": ("weight",), "RMS_NORM-12": ("x",)},
-        both=_ids("RMS_NORM", 9), dtype="RMS_NORM-16", narrow=_ids("RMS_NORM", 13, 14, 16), choices=("cast",),
+        both=_ids("RMS_NORM", 9), dtype="RMS_NORM-16", narrow=_ids("RMS_NORM", 13, 14, 15, 16), choices=("cast",),
     ),
     Operation("rope_frequencies", "rope", "rope_frequencies", "Forward"),
     Operation("yarn_attention_factor", "rope", "yarn_attention_factor", "Forward"),
@@ -44,7 +44,7 @@ ALL = (
         wide=("scores", "aux"),
     ),
     Operation(
-        "moe", "moe", "moe", "Forward", backward=_ids("MOE", 15, 19), both=_ids("MOE", 9, 17), dtype="MOE-21",
+        "moe", "moe", "moe", "Forward", backward=_ids("MOE", 19), both=_ids("MOE", 9, 17), dtype="MOE-21",
         choices=("form",),
         needs=("route", "aux_loss", "swiglu"),
     ),
@@ -58,7 +58,7 @@ ALL = (
         needs=("rms_norm", "rope_frequencies", "rope_table", "apply_rope", "attention", "swiglu", "moe", "block"),
     ),
     Operation(
-        "transformer.loss", "transformer", "loss_and_gradients", "Forward", backward=_ids("TRANSFORMER", 11),
+        "transformer.loss", "transformer", "loss_and_gradients", "Forward",
         both=_ids("TRANSFORMER", 6, 12), needs=("transformer", "cross_entropy"),
     ),
     Operation(

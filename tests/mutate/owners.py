@@ -63,6 +63,9 @@ OWNERS = {
     "kit/mutants/*": [],  # wrong already; test_mutants.py says of each that it is rejected
     "kit/generators/*": ["kit_questions"],
     "kit/laws/*": ["kit_questions"],
+    "kit/registry": ["registry"],
+    "kit/ours": ["kit", "kit_questions"],
+    "kit/our_step": ["kit_questions", "kit"],
     "kit/peers/*": ["peers_table", "honest"],
     "kit/*": ["kit", "kit_verdicts", "kit_choices", "kit_command", "mutants"],
 }
