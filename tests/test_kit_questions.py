@@ -302,6 +302,8 @@ WRONG = [  # law -> part of the result, and what is made of it
     ("rms_norm/law/rows_do_not_see_each_other", None, lambda y, x, *_, eps: y + SMALL * x[1:2] * [[1], [0], [0]]),
     ("rms_norm/law/rows_do_not_see_each_other", None, lambda y, x, *_, eps: y + SMALL * x[1:2] * [[0], [0], [1]]),
     ("attention/law/out_of_sight", None, lambda y, q, k, v: y + SMALL * k[:, 3:4].mean()),
+    ("attention/law/out_of_sight", None, lambda y, q, k, v: y + SMALL * k[:, 4:].mean()),
+    ("attention/law/out_of_sight", None, lambda y, q, k, v: y + SMALL * v[:, 3:4].mean()),
     ("attention/law/out_of_sight", None, lambda y, q, k, v: y + SMALL * v[:, 4:].mean()),
     ("cross_entropy/law/ignored_rows", None, lambda y, logits, labels: y + SMALL * logits[labels == -100].sum()),
     ("adamw.step/law/odd", 0, lambda y, param, grad, *_, **options: y + SMALL * grad**2),
