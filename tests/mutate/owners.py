@@ -65,8 +65,8 @@ OWNERS = {
     "kit/generators/*": ["kit_questions"],
     "kit/laws/*": ["kit_questions"],
     "kit/registry": ["registry"],
-    "kit/ours": ["kit", "kit_questions"],
-    "kit/our_step": ["kit_questions", "kit"],
+    "kit/our_step": ["ours", "kit_questions"],
+    "kit/ours": ["ours"],
     # the adapters of libraries that the tests' environment has not: .ci/peers installs them and judges each as a whole
     **{f"kit/peers/{name}": [] for name in PEERS_ELSEWHERE},
     "kit/peers/torch": ["peers_table", "honest"],
