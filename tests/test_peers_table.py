@@ -119,7 +119,7 @@ def test_the_table_has_what_a_finding_breaks_in_each_implementation(finding):
 def test_a_library_that_is_not_installed_is_no_pass(monkeypatch):
     monkeypatch.setattr(catalogue, "version", lambda name: "")
     peer = catalogue.load("torch")
-    assert peer.missing == "not installed" and not peer.implementations
+    assert (peer.name, peer.version, peer.missing) == ("torch", "", "not installed") and not peer.implementations
     assert str(rows.Row(peer.title, note=peer.missing)) == "| torch | not installed | | |"
 
 
@@ -293,7 +293,10 @@ def test_the_command_writes_a_table_compares_it_and_keeps_reports(two_libraries,
     asked = ["peers", "--only", "torch", "--minimind", "here", "--minimind", "there"]
     main([*asked, "--write", str(page), "--json", str(reports)])
     assert list(table.committed(page, "peers")) == ["torch 1.0: right", "torch 1.0: wrong"]
-    assert table.committed(page, "minimind9")["MiniMind9 x"] == "| MiniMind9 x | none in there | | |"
+    found = table.committed(page, "minimind9")
+    assert found["MiniMind9 x"] == "| MiniMind9 x | none in there | | |"
+    right, layers = table.committed(page, "peers")["torch 1.0: right"], found["MiniMind9 layers"]
+    assert right.partition(" | ")[2] == layers.partition(" | ")[2]
     kept = json.loads(reports.read_text())
     assert [report["name"] for report in kept] == ["torch right", "torch wrong", *["MiniMind9 layers"] * 2]
     capsys.readouterr()
