@@ -88,7 +88,8 @@ def runs(mask):
 
 def sees(mask):
     """What each query sees under a mask and the causal rule."""
-    return mask & np.tri(*mask.shape[1:], mask.shape[2] - mask.shape[1], dtype=bool)
+    queries, keys = mask.shape[1:]
+    return mask & np.tri(queries, keys, keys - queries, dtype=bool)
 
 
 def beyond(given, options):

@@ -38,6 +38,5 @@ def test_every_operation_has_both_faces_and_gradients_where_it_is_differentiable
 
 def test_gradients_are_held_as_copies_and_none_stays_none():
     given = torch.tensor([1.0, 2.0])
-    first, second = holding([given, None])
-    first.grad.mul_(2)
-    assert given.tolist() == [1, 2] and first.grad.tolist() == [2, 4] and second.grad is None
+    first, second = (parameter.grad for parameter in holding([given, None]))
+    assert first is not None and first.mul_(2).tolist() == [2, 4] and given.tolist() == [1, 2] and second is None
