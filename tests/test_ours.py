@@ -12,20 +12,15 @@ from minimind_ref.kit.registry import ALL, operation
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_what_stands_for_an_operation_passes(name, monkeypatch):
+def test_what_stands_for_an_operation_passes_and_has_its_defaults(name, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # types are checked in the parts' own tests
     report = verify(torch_faces, [name])
     assert report.passed, str(report)
     missing = [verdict for verdict in report.verdicts if verdict.detail.startswith("no case shows it")]
     assert not missing and len(report.verdicts) > 1
-
-
-@pytest.mark.parametrize("name", OWN)
-def test_what_stands_for_an_operation_has_its_defaults(name):
-    theirs = operation(name).arguments
     for parameter in inspect.signature(OWN[name]).parameters.values():
         if parameter.default is not parameter.empty:
-            assert parameter.default == theirs[parameter.name].default, parameter.name
+            assert parameter.default == operation(name).arguments[parameter.name].default, parameter.name
 
 
 def test_every_operation_has_both_faces_and_gradients_where_it_is_differentiable():
