@@ -20,7 +20,7 @@ ALL = (
     Operation(
         "rms_norm", "rms_norm", "rms_norm", "Forward", backward=_ids("RMS_NORM", 10, 11, 12),
         of_input={"RMS_NORM-9": ("x",), "RMS_NORM-10": ("x",), "RMS_NORM-11": ("weight",), "RMS_NORM-12": ("x",)},
-        both=_ids("RMS_NORM", 9), dtype="RMS_NORM-16", narrow=_ids("RMS_NORM", 13, 14, 15, 16), choices=("cast",),
+        both=_ids("RMS_NORM", 9), dtype="RMS_NORM-16", narrow=_ids("RMS_NORM", 13, 14, 16), choices=("cast",),
     ),
     Operation("rope_frequencies", "rope", "rope_frequencies", "Forward"),
     Operation("yarn_attention_factor", "rope", "yarn_attention_factor", "Forward"),
