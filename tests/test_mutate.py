@@ -84,9 +84,23 @@ def count(n):
 
 def never(x):
     return x + 1
+
+def doubled(x):
+    return 2 * x
 """
 TESTS = """
-from mutated_example import clipped, count
+import pytest
+from mutated_example import clipped, count, doubled
+
+@pytest.fixture(scope="module")
+def ten():
+    return doubled(5)
+
+def test_that_the_fixture_is_made_for(ten):
+    assert ten
+
+def test_that_looks_at_it(ten):
+    assert ten == 10
 
 def test_clipped():
     assert [clipped(x) for x in (-1, 2, 4)] == [0, 2, 3]
