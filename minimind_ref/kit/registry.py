@@ -38,13 +38,13 @@ ALL = (
         "swiglu", "swiglu", "swiglu", "Forward", backward=_ids("SWIGLU", 9), both=_ids("SWIGLU", 8), dtype="SWIGLU-10",
         narrow=_ids("SWIGLU", 10),
     ),
-    Operation("route", "moe", "route", "Forward", backward=_ids("MOE", 7, 19), both=_ids("MOE", 17)),
+    Operation("route", "moe", "route", "Forward", backward=_ids("MOE", 7, 19)),
     Operation(
         "aux_loss", "moe", "aux_loss", "Forward", backward=_ids("MOE", 15), both=_ids("MOE", 13, 14), choices=("form",),
         wide=("scores", "aux"),
     ),
     Operation(
-        "moe", "moe", "moe", "Forward", backward=_ids("MOE", 15, 19), both=_ids("MOE", 9, 17), dtype="MOE-21",
+        "moe", "moe", "moe", "Forward", backward=_ids("MOE", 19), both=_ids("MOE", 9, 17), dtype="MOE-21",
         choices=("form",),
         needs=("route", "aux_loss", "swiglu"),
     ),
@@ -58,7 +58,7 @@ ALL = (
         needs=("rms_norm", "rope_frequencies", "rope_table", "apply_rope", "attention", "swiglu", "moe", "block"),
     ),
     Operation(
-        "transformer.loss", "transformer", "loss_and_gradients", "Forward", backward=_ids("TRANSFORMER", 11),
+        "transformer.loss", "transformer", "loss_and_gradients", "Forward",
         both=_ids("TRANSFORMER", 6, 12), needs=("transformer", "cross_entropy"),
     ),
     Operation(

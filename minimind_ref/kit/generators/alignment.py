@@ -87,9 +87,9 @@ def groups(s: Seeds) -> Drawn:
 
 @generator("group_advantages", "GRPO-2", "GRPO-4")
 def unbiased(s: Seeds) -> Drawn:
-    """The unbiased spread, and a group of equal rewards."""
-    rewards = s.draw(3, 4)
-    rewards[1] = 0.5
+    """The unbiased spread, and a group of equal rewards, whose mean is rounded."""
+    rewards = s.draw(3, 7)
+    rewards[1] = 0.1
     return Drawn({"rewards": rewards}, {"eps": 0.0625, "ddof": 1}, ("advantages",))
 
 
@@ -111,7 +111,7 @@ def rollout(s: Seeds) -> dict[str, np.ndarray]:
     logp = -s.draw(4, 7, structure="positive")
     advantages = np.abs(s.draw(4)) + 0.25
     return {
-        "logp": logp, "old_logp": logp + s.draw(4, 7, scale=0.5), "reference_logp": logp + s.draw(4, 7, scale=0.5),
+        "logp": logp, "old_logp": logp + s.draw(4, 7), "reference_logp": logp + s.draw(4, 7, scale=0.5),
         "advantages": advantages * np.array([1.0, -1.0, 1.0, -1.0]), "mask": marked(s, 4, 7),
     }  # fmt: skip
 

@@ -45,9 +45,9 @@ def hidden_keys(s: Seeds) -> Drawn:
 @generator("attention", *WEIGHTS, "ATTENTION-9", "ATTENTION-10", "ATTENTION-12")
 def shifted_keys(s: Seeds) -> Drawn:
     """No causal rule; keys and values far from zero: a shift of all keys cancels in the softmax."""
-    given = heads(s, 2, 3, 5, 2, 2, 7)
+    given = heads(s, 2, 3, 5, 4, 2, 7)
     given |= {"k": given["k"] + 4.0, "v": given["v"] - 8.0}
-    return Drawn(given, {"causal": False, "scale": 0.75}, ("out",), {"out": (2, 3, 2, 7)})
+    return Drawn(given, {"causal": False, "scale": 0.75}, ("out",), {"out": (2, 3, 4, 7)})
 
 
 @generator("attention", "ATTENTION-1", "ATTENTION-11", "ATTENTION-15")

@@ -10,8 +10,9 @@ FILTERS = ("SAMPLING-1", "SAMPLING-2", "SAMPLING-8")
 
 @generator("filter_logits", *FILTERS, "SAMPLING-4", "SAMPLING-7")
 def top_k(s: Seeds) -> Drawn:
-    """Temperature and top-k."""
-    return Drawn({"logits": s.draw(3, 11, scale=2.0)}, {"temperature": 0.75, "top_k": 4}, ("filtered",))
+    """Temperature and top-k, of whole logits: some tie with the last that is kept."""
+    logits = s.draw(3, 11, scale=4.0, structure="ties")
+    return Drawn({"logits": logits}, {"temperature": 0.75, "top_k": 4}, ("filtered",))
 
 
 @generator("filter_logits", *FILTERS, "SAMPLING-5", "SAMPLING-7")
@@ -23,7 +24,7 @@ def top_p(s: Seeds) -> Drawn:
 @generator("filter_logits", *FILTERS, "SAMPLING-5", "SAMPLING-6", "SAMPLING-9")
 def all_of_them(s: Seeds) -> Drawn:
     """Top-k, top-p and min-p, each on what the one before it left."""
-    options = {"temperature": 1.25, "top_k": 7, "top_p": 0.9, "min_p": 0.05}
+    options = {"temperature": 1.25, "top_k": 7, "top_p": 0.9, "min_p": 0.25}
     return Drawn({"logits": s.draw(3, 13)}, options, ("filtered",))
 
 
@@ -44,8 +45,9 @@ def seen_tokens(s: Seeds) -> Drawn:
 
 @generator("choose_token", "SAMPLING-16")
 def by_mass(s: Seeds) -> Drawn:
-    """Uniform numbers all over [0, 1), and a token of mass 0."""
+    """Uniform numbers all over [0, 1), 0 among them, and tokens of mass 0, the first one too."""
     logits = s.draw(7, 5, scale=2.0)
-    logits[:, 2] = -np.inf
+    logits[:, 2] = logits[0, 0] = -np.inf
     uniform = np.abs(s.draw(7, scale=0.875, structure="uniform"))  # below 1 in every precision
+    uniform[0] = 0.0
     return Drawn({"logits": logits, "uniform": uniform}, {}, ("token",))

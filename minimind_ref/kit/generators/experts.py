@@ -38,7 +38,6 @@ def routed(s: Seeds, tokens: int, experts: int, count: int) -> dict[str, np.ndar
 def balance(s: Seeds, form: str) -> Drawn:
     """Draw a case of one form, with padding and sequences of unlike lengths."""
     given = routed(s, 11, 5, 2) | {"counts": draw_integers(s.take(), (11,), 0, 4).clip(0, 1)}
-    given["counts"][0] = 1
     given |= {"sequence_ids": np.array([0] * 5 + [1] * 2 + [2] * 4)} if form == "sequence" else {}
     return Drawn(given, {"form": form, "coef": 0.375}, ("aux",), {"aux": ()}, WIDE)
 
@@ -73,11 +72,11 @@ def stacks(s: Seeds, experts: int, width: int, hidden: int) -> tuple[np.ndarray,
 
 
 @generator("moe", "MOE-1", "MOE-2", "MOE-3", "MOE-4", "MOE-5", "MOE-9", "MOE-11", "MOE-19")
-def with_a_shared_expert(s: Seeds) -> Drawn:
-    """Two of four experts and a shared one, which has weight one whatever the router says."""
-    given = {"x": s.draw(7, 3), "w_router": s.draw(4, 3), "experts": stacks(s, 4, 3, 5), "shared": stacks(s, 1, 3, 5)}
+def with_shared_experts(s: Seeds) -> Drawn:
+    """Seven experts, one at least chosen by none, and two shared ones, of weight one whatever the router says."""
+    given = {"x": s.draw(3, 3), "w_router": s.draw(7, 3), "experts": stacks(s, 7, 3, 5), "shared": stacks(s, 2, 3, 5)}
     options = {"num_chosen": 2, "normalise": True, "form": "batch", "coef": 0.25}
-    return Drawn(given, options, ("y", "aux"), {"y": (7, 3), "aux": ()}, WIDE)
+    return Drawn(given, options, ("y", "aux"), {"y": (3, 3), "aux": ()}, WIDE)
 
 
 @generator("moe", "MOE-3", "MOE-8", "MOE-12", "MOE-19")

@@ -64,8 +64,8 @@ def one_table(s: Seeds) -> Drawn:
 
 @generator("rope_table", "ROPE-2", "ROPE-3", "ROPE-4")
 def far_positions(s: Seeds) -> Drawn:
-    """Positions up to 32767 and below zero: the angle must not be rounded before the cosine."""
-    positions = draw_integers(s.take(), (2, 7), -50, 32768)
+    """Positions up to 32767 on both sides of zero: the angle must not be rounded before the cosine."""
+    positions = draw_integers(s.take(), (2, 7), 0, 32768) * np.array([[1], [-1]])
     frequencies = 10000.0 ** (-np.arange(5) / 5)
     wide = ("float64", "float32")
     return Drawn(

@@ -92,7 +92,7 @@ def below(s: Seeds) -> Drawn:
 def driven(s: Seeds) -> Drawn:
     """Many windows of which some overflow: the scale after each."""
     overflows = draw_integers(s.take(), (40,), 0, 6) == 0
-    options = {"init_scale": 1024.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 3}
+    options = {"init_scale": 1024.0, "growth_factor": 2.0, "backoff_factor": 0.25, "growth_interval": 3}
     return Drawn({"overflows": overflows}, options, ("scales",))
 
 
@@ -115,7 +115,7 @@ def finite_or_not(s: Seeds) -> Drawn:
     return Drawn({"gradients": given}, {"scale": 256.0}, names, profiles=("float64", "float32"))
 
 
-@generator("micro_batch_weights", "ACCUMULATION-1", "ACCUMULATION-2", "ACCUMULATION-3", "ACCUMULATION-6")
+@generator("micro_batch_weights", "ACCUMULATION-1", "ACCUMULATION-3", "ACCUMULATION-6")
 def windows_of_tokens(s: Seeds) -> Drawn:
     """Unlike counts, one of them 0, in a window that is not full."""
     counts = [int(n) for n in draw_integers(s.take(), (4,), 0, 50)]

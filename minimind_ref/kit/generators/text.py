@@ -1,45 +1,24 @@
 """Cases of tokenizer, chat template and packing: equal or wrong, whatever the precision."""
 
+import numpy as np
+
 from minimind_ref.golden.generator import draw_integers
 from minimind_ref.kit.adaptations import read_tokenizer
 from minimind_ref.kit.generated import Drawn, Seeds, generator
 
-PARTS = [
-    "the ",
-    " cat",
-    "'s ",
-    "12",
-    "34 ",
-    "  ",
-    "\n",
-    "你好",
-    "é",
-    "🙂",
-    "<|im_end|>",
-    "abab",
-    "Zz",
-    "!",
-    "\t",
-    "'re",
-]
-MERGES = [
-    ["a", "b"],
-    ["ab", "ab"],
-    ["t", "h"],
-    ["th", "e"],
-    ["Ġ", "c"],
-    ["Ġc", "a"],
-    ["1", "2"],
-    ["h", "e"],
-    ["Ã", "©"],
-]
+PARTS = (
+    *("the ", " cat", "'s ", "'re", "'LL", "12", "345678", "  ", "\n", "\t", "\x1d", "!", "<|im_end|>"),
+    *("abab", "aab", " aaa", "Zz", "é", "e\u0301", "你好", "🙂"),
+)
+# "aa" comes late, so that the longest beginning of "aab" is not its first pair; "sĠ" lies across a split
+MERGES = [pair.split() for pair in ("a b", "ab ab", "t h", "th e", "Ġ c", "Ġc a", "1 2", "h e", "Ã ©", "s Ġ", "a a")]
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ROW = ("input_ids", "labels", "segment_ids", "position_ids")
 
 
-def text(s: Seeds, parts: int = 12) -> str:
-    """Draw a text of parts that are hard to cut."""
-    return "".join(PARTS[i] for i in draw_integers(s.take(), (parts,), 0, len(PARTS)))
+def text(s: Seeds, parts: int = len(PARTS)) -> str:
+    """Draw a text of parts that are hard to cut, all of them or some, each once."""
+    return "".join(PARTS[i] for i in np.argsort(s.draw(len(PARTS)))[:parts])
 
 
 def made() -> object:
@@ -62,19 +41,22 @@ def encoded(s: Seeds) -> Drawn:
 
 @generator("bpe.decode", "TOKENIZER-6", "TOKENIZER-8")
 def decoded(s: Seeds) -> Drawn:
-    """Ids in any order: half characters, special tokens, bytes that no text has."""
+    """Ids in any order: half characters, special tokens (one within a character), bytes that no text has."""
     tokens = made()
     ids = draw_integers(s.take(), (40,), 0, len(tokens.vocab)).tolist()  # type: ignore[attr-defined]
+    ids[3:6] = [tokens.vocab[name] for name in ("Ã", SPECIAL[0], "©")]  # type: ignore[attr-defined]
     special = list(tokens.control_ids)  # type: ignore[attr-defined]
     return Drawn({"ids": ids, "vocab": tokens.vocab}, {"special_tokens": special}, ("text",))  # type: ignore[attr-defined]
 
 
 def talk(s: Seeds) -> list[dict[str, str]]:
-    """Draw a conversation; a text may imitate a marker."""
-    turns = 2 * int(draw_integers(s.take(), (), 1, 4))
-    roles = ["user", "assistant"] * turns
+    """Draw a conversation, of which the first question and the last answer imitate a marker."""
+    rounds = int(draw_integers(s.take(), (), 1, 4))
     opening = [{"role": "system", "content": text(s, 3)}] if s.number % 2 else []
-    return opening + [{"role": role, "content": text(s, 4)} for role in roles[:turns]]
+    spoken = [{"role": role, "content": text(s, 4)} for role in ["user", "assistant"] * rounds]
+    for turn in (spoken[0], spoken[-1]):
+        turn["content"] += SPECIAL[2]
+    return opening + spoken
 
 
 @generator("chat_template.render", "CHAT_TEMPLATE-1", "CHAT_TEMPLATE-2", "CHAT_TEMPLATE-7")
