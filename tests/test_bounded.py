@@ -319,8 +319,12 @@ def test_a_decision_within_the_bound_is_undecided():
     assert value(choice).tolist() == [False, True, True, False]
     assert bound(choice).tolist() == [0, np.inf, 0, 0]
     assert undecided(~choice).tolist() == undecided(choice).tolist()
-    assert undecided(choice & np.array([True, False, True, True])).tolist() == [False, False, False, False]
-    assert undecided(choice | np.array([True, False, True, True])).tolist() == [False, True, False, False]
+    assert value(~choice).tolist() == [True, False, False, True]
+    flags = np.array([True, False, True, True])
+    for both, either in ((choice & flags, choice | flags), (flags & choice, flags | choice)):
+        assert value(both).tolist() == [False, False, True, False] and bound(both).tolist() == [0] * 4
+        assert value(either).tolist() == [True] * 4 and bound(either).tolist() == [0, np.inf, 0, 0]
+    assert value(choice.astype(float)).tolist() == [0, 1, 1, 0]
     assert undecided(np.where(choice, a, 0.0)).tolist() == [False, True, False, False]
     assert undecided(np.where(choice, 2.0, 2.0)).tolist() == [False] * 4
     assert undecided(np.where(choice, 1.0, 2.0)).tolist() == [False, True, False, False]

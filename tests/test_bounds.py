@@ -151,9 +151,11 @@ ROWS = [
     (np.tanh, [(2, 1)], (1 / cosh(1) ** 2, 4, SUBNORMAL)),
     (np.tanh, [(1 / 2, 2)], (2, 4, SUBNORMAL)),
     (np.tanh, [(inf, 0)], EXACT),
+    (np.tanh, [(500, 1)], (0, 4, SUBNORMAL)),
     (sigmoid, [(-2, 1)], (1 / (2 * cosh(1 / 2)) ** 2, 7, NORMAL)),
     (sigmoid, [(1 / 2, 2)], (1 / 2, 7, NORMAL)),
     (sigmoid, [(-85, 0)], (0, 7, NORMAL)),
+    (sigmoid, [(-1000, 1)], (0, 7, NORMAL)),
     (softplus, [(0, 1)], (1 / (1 + exp(-1)), 10, NORMAL)),
     (softplus, [(-85, 0)], (0, 10, NORMAL)),
     (log_sigmoid, [(0, 1)], (1 / (1 + exp(-1)), 10, NORMAL)),
@@ -170,6 +172,7 @@ ROWS = [
     (np.power, [(2, 1), (4, 0)], (4 * 1 * 27, 3, SUBNORMAL)),
     (np.power, [(2, 0), (5, 0)], (0, 16, SUBNORMAL)),
     (np.power, [(1, 1), (0, 0)], (0, 0, SUBNORMAL)),
+    (np.power, [(0, 0), (0, 0)], (0, 0, SUBNORMAL)),
     (np.power, [(3, 1), (-1, 0)], (1 / 4, 2, SUBNORMAL)),
     (np.power, [(1 / 2, 1 / 4), (-1, 0)], (4, 2, SUBNORMAL)),
     (np.power, [(-3, 1), (-2, 0)], (2 / 8, 3, SUBNORMAL)),
@@ -219,12 +222,26 @@ def test_an_open_share_adds_half_of_what_a_hyperbolic_tangent_near_minus_one_is_
     assert_derived(wide, bound(narrow) + np.array([0, 0, relative(4) / 4, share[3]]))
 
 
+def test_the_largest_of_a_row_may_be_moved_by_any_of_it():
+    below = 2.5 * 2.0**-52
+    assert_derived(np.max(single(([3, 2], [1 / 4, 3]))[0]), 2)
+    assert_derived(np.min(single(([-3, -2], [1 / 4, 3]))[0]), 2)
+    assert_derived(np.max(single(([1, 0], [below, 0]))[0]), below)
+
+
 # ---- sums ----
+def merged(a: Bounded, b: Bounded, c: Bounded) -> Bounded:
+    total = np.copy(a)
+    total += b + c
+    return total  # pyright: ignore[reportReturnType]  # NumPy's stubs know arrays only
+
+
 A, B, C = 3.0, 5.0, 7.0
 SUMS: list[tuple[Callable, object]] = [
     (lambda a, b, c: np.sum(np.stack([a, b, c])), relative(2) * 15),
     (lambda a, b, c: a + b + c, relative(2) * 15),
     (lambda a, b, c: a - b - c, relative(2) * 15),
+    (merged, relative(2) * 15),
     (lambda a, b, c: a + (b + c), relative(1) * (15 + relative(1) * 12) + relative(1) * 12 + 2 * SUBNORMAL),
     (lambda a, b, c: (a + b) + c * 0.0, relative(1) * 8 + SUBNORMAL),
     (lambda a, b, c: (a + b) * 1.0 + c, relative(1) * (15 + relative(1) * 8) + relative(1) * 8),
