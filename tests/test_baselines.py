@@ -46,13 +46,15 @@ documents_strategy = st.lists(
 
 
 def test_a_case_counted_by_hand(tmp_path):
-    """Labels 1 0 1 2 2: pairs 01 10 01 12 | 02, so c(0) = 3 with 2 kinds after it; ids 3 … 6 are never seen."""
-    model = fit(token_file(tmp_path, [[0, 1, 0, 1, 2], [0, 2], [3]]), SIZE)
+    """Pairs 01 10 01 12 | 02 | 33 33: c(0) = 3 with 2 kinds after it, c(3) = 2 with 1; ids 4, 5, 6 are never seen."""
+    model = fit(token_file(tmp_path, [[0, 1, 0, 1, 2], [0, 2], [3, 3, 3]]), SIZE)
     unigram, bigram = table(model)
-    expected = [Fraction(n, 5 + SIZE) for n in (2, 3, 3, 1, 1, 1, 1)]
+    expected = [Fraction(n, 7 + SIZE) for n in (2, 3, 3, 3, 1, 1, 1)]
     after_0 = [(seen + 2 * p) / (3 + 2) for seen, p in zip((0, 2, 1, 0, 0, 0, 0), expected, strict=True)]
     after_1 = [(seen + 2 * p) / (2 + 2) for seen, p in zip((1, 0, 1, 0, 0, 0, 0), expected, strict=True)]
-    for actual, exact in ((unigram, expected), (bigram[0], after_0), (bigram[1], after_1), (bigram[6], expected)):
+    after_3 = [(seen + p) / (2 + 1) for seen, p in zip((0, 0, 0, 2, 0, 0, 0), expected, strict=True)]
+    after = {0: after_0, 1: after_1, 3: after_3, 2: expected, 6: expected}
+    for actual, exact in ((unigram, expected), *((bigram[context], exact) for context, exact in after.items())):
         value = np.array(exact, dtype=np.float64)
         assert_within(actual, value, rounding(value))
 

@@ -215,6 +215,8 @@ def test_rows_are_shuffled_unless_asked_otherwise(tmp_path):
     rows = PackedRows(token_file(tmp_path), 7)
     told, untold = (list(batches(rows, batch_size=3, seed=1, epoch=2, **more)) for more in ({"shuffle": True}, {}))
     assert all(map(same, told, untold))
+    order = epoch_order(len(rows), seed=1, epoch=2).tolist()
+    assert torch.cat([batch.input_ids for batch in told]).tolist() == [rows[i].input_ids.tolist() for i in order]
     assert not all(map(same, untold, batches(rows, batch_size=3, seed=1, epoch=2, shuffle=False)))
     assert np.array_equal(epoch_order(9, seed=1, epoch=2), epoch_order(9, seed=1, epoch=2, shuffle=True))
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from minimind_ref.data import chat_encoding
 from minimind_ref.data.batches import batches
-from minimind_ref.data.chat_records import Dialogue
-from minimind_ref.data.chat_template import TEMPLATES, render_text
+from minimind_ref.data.chat_records import LONGEST_DETAIL, Dialogue, shortened
+from minimind_ref.data.chat_template import TEMPLATES, encode_segments, render, render_text
 from minimind_ref.data.chatml import Segment
 from minimind_ref.data.conversations import read_prompts, tokenise_conversations, tokenise_pairs
 from minimind_ref.data.jsonl import DataError
@@ -222,6 +222,22 @@ def test_of_a_long_text_only_the_beginning_is_encoded_and_the_tokens_are_the_sam
     assert len(kept) == 2
 
 
+@each_template
+def test_a_shortened_text_is_encoded_to_the_same_tokens_as_far_as_it_goes(template):
+    talk = [
+        user("It's 2026, isn't it?\n\nif x == 3:  # done\n中文的句子。More of it\n" * 2),
+        assistant("So it is " * 9),
+    ]
+    segments = render(talk, template=template)
+    whole, text = encode_segments(TOKENIZER, [segments])[0].ids, "".join(segment.text for segment in segments)
+    for size in range(len(text)):
+        kept = shortened(segments, size)
+        ids, short = encode_segments(TOKENIZER, [kept])[0].ids, "".join(segment.text for segment in kept)
+        assert ids == whole[: len(ids)]
+        assert text.startswith(short) and len(short) >= size
+        assert len(short) < len(text) or "it is" not in text[size:-1]
+
+
 # -- rows --
 
 
@@ -401,8 +417,9 @@ def test_prompts_that_are_too_long_are_left_out_and_counted(tmp_path):
     assert skipped == {"there before": 1, "longer than a prompt may be": 2}
     prompts(tmp_path, conversations, max_length=sizes[1], skipped=skipped)
     assert skipped == {"there before": 1, "longer than a prompt may be": 4}
-    with pytest.raises(DataError, match=r"talk\.jsonl: no usable record \(4 times longer than a prompt may be\)$"):
-        prompts(tmp_path, conversations, max_length=sizes[0] - 1)
+    for length in (1, sizes[0] - 1):
+        with pytest.raises(DataError, match=r"talk\.jsonl: no usable record \(4 times longer than a prompt may be\)$"):
+            prompts(tmp_path, conversations, max_length=length)
 
 
 # -- refusals --
@@ -448,6 +465,10 @@ PAIR_ERRORS = [
         {"chosen": [user("a"), user("c"), assistant("x")], "rejected": [user("a"), system("c"), assistant("x")]},
         "the prompts of chosen and rejected differ: at message 1",
     ),
+    (
+        {"chosen": [*TALKS[0], user("c"), assistant("x")], "rejected": [*TALKS[0], assistant("x")]},
+        "the prompts of chosen and rejected differ: at message 2",
+    ),
     ({"chosen": TALKS[0], "rejected": [user("\ud83d"), assistant("a")]}, "the prompts of chosen and rejected differ"),
     ({"chosen": [user("q"), assistant("\ud83d")], "rejected": [user("q"), assistant("a")]}, '"chosen" has an unpaired'),
 ]
@@ -490,9 +511,13 @@ def test_a_bad_record_can_be_skipped_and_is_counted(tmp_path, reader, good, reco
 
 
 def test_a_long_quotation_in_a_message_is_cut(tmp_path):
-    with pytest.raises(DataError) as caught:
-        talks(tmp_path, [[user(["x" * 10_000])]])
-    assert len(str(caught.value)) < 400 + len(str(tmp_path))
+    for size in (1, 0, -10_000):
+        length = LONGEST_DETAIL - size - len("message 0 (user) has content [''], not a string")
+        with pytest.raises(DataError, match="is not a conversation: ") as caught:
+            talks(tmp_path, [[user(["x" * length])]])
+        whole = f"message 0 (user) has content ['{'x' * length}'], not a string"
+        shown = str(caught.value).partition("is not a conversation: ")[2]
+        assert shown == (whole if size >= 0 else f"{whole[:LONGEST_DETAIL]} …")
 
 
 @pytest.mark.parametrize("reader", [talks, pairs, prompts])
@@ -576,6 +601,15 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"talk\.jsonl: changed while it was read"):
         talks(tmp_path)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("tokenise", [tokenise_conversations, tokenise_pairs])
+def test_progress_through_the_file_is_shown_on_stderr_unless_told_otherwise(tmp_path, capsys, tokenise):
+    path = write(tmp_path, [{**GOOD, **GOOD_PAIR}])
+    for length, more in ((LONG, {}), (LONG + 1, {"progress": False})):
+        tokenise(path, TOKENIZER, cache_dir=tmp_path / "cache", max_length=length, **more)
+        shown = re.search(rf"tokenise {re.escape(str(path))}: 100%.*B/s", capsys.readouterr().err)
+        assert bool(shown) == (not more)
 
 
 # -- memory --

@@ -4,9 +4,11 @@ import sysconfig
 from itertools import islice
 
 import pytest
+from byte_tokenizer import ByteTokenizer
 
 from minimind_ref.data import corpus
 from minimind_ref.data.jsonl import DataError
+from minimind_ref.data.tokenise import tokenise_corpus
 
 MODULE = '''\
 """The module's summary.
@@ -25,13 +27,14 @@ class Box:
     size = 3  # a comment beside
 
     def open(self):
-        """Open the box.
+        """
+            Open the box.
 
         Nothing falls out.
         """
 
-    def close(self): "Close the box."
-
+    def close(self)\\
+:       "Close the box."
 limit = 7
 
 async def later(x):
@@ -43,7 +46,7 @@ last = 1
 PROSE = [
     "The module's summary.\n\n    An indented line.\nAnd one that is not.",
     "A box.",
-    "Open the box.\n\nNothing falls out.",
+    "    Open the box.\n\nNothing falls out.",
     "Close the box.",
     "Wait \\d.",
 ]
@@ -61,7 +64,8 @@ class Box:
     def open(self):
         ...
 
-    def close(self): "Close the box.\"""",
+    def close(self)\\
+:       "Close the box.\"""",
     """\
 limit = 7
 
@@ -92,8 +96,8 @@ def test_documents_are_docstrings_and_the_sources_without_them(library):
 
 
 def test_no_text_comes_twice(library):
-    library({"a.py": MODULE, "b/c.py": MODULE, "d.py": '"""A box."""\nx = 1'})
-    assert list(corpus.documents()) == [*PROSE, *PIECES, "x = 1"]
+    library({"a.py": MODULE, "b/c.py": MODULE, "d.py": '"""A box."""\nx = 1', "e.py": "y = 1"})
+    assert list(corpus.documents()) == [*PROSE, *PIECES, "x = 1", "y = 1"]
 
 
 def test_files_come_in_the_order_of_their_paths_and_without_what_is_no_library(library):
@@ -143,6 +147,21 @@ def test_the_fingerprint_tells_one_file_from_two(library, tmp_path):
     (tmp_path / "b.py").unlink()
     library({"a.py": "x = 1b.py \ny"})
     assert before != corpus.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("options", "texts", "wraps"),
+    [({}, PROSE + PIECES, True), ({"sources": False, "wrap": False, "progress": False}, PROSE, False)],
+)
+def test_its_token_file_holds_the_documents(library, tmp_path, capsys, options, texts, wraps):
+    library({"box.py": MODULE})
+    tokens = tokenise_corpus(ByteTokenizer(), cache_dir=tmp_path / "cache", **options)
+    ids = [[byte + 3 for byte in text.encode()] for text in texts]
+    found = [tokens.document(i).tolist() for i in range(tokens.num_documents)]
+    assert found == [[1, *text, 2] if wraps else text for text in ids]
+    assert ("tokenise the built-in corpus: " in capsys.readouterr().err) == options.get("progress", True)
+    again = tokenise_corpus(ByteTokenizer(), cache_dir=tmp_path / "cache")
+    assert (again.stem == tokens.stem) == (options == {})
 
 
 def test_an_installation_without_sources_is_told_so(library):

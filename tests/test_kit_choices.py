@@ -1,20 +1,25 @@
 """Options that no argument names: declared, they are CHOICE; undeclared, or beside another fault, they fail."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from kit_cases import asked
 
 from minimind_ref.errors import UserError
-from minimind_ref.kit import Implementation, check
-from minimind_ref.kit.behaviours import BEHAVIOURS
+from minimind_ref.kit import Implementation, check, findings, vectors
+from minimind_ref.kit.behaviours import BEHAVIOURS, excused, shown_by
+from minimind_ref.kit.case import Expected
+from minimind_ref.kit.outcome import Outcome, Result
 from minimind_ref.kit.registry import OPERATIONS
 from minimind_ref.model.moe import aux_loss, route
 from minimind_ref.model.swiglu import swiglu
 
 WIDE = ["float64", "float32"]
+NAN, INF = np.nan, np.inf
 
 
 def cross_entropy(logits, labels, *, ignore_index=-100, reduction="mean"):
@@ -155,3 +160,204 @@ def test_every_option_is_tried():
 def test_an_unknown_option_is_refused(choices, said):
     with pytest.raises(UserError, match=re.escape(said)):
         Implementation("mine", choices=choices)
+
+
+# --- what a failing answer shows
+
+
+def wrong_of(case, value):
+    """The findings about an answer that is right but for its outputs, or its gradients, which are all `value`."""
+    for half in (0, 1):
+        right = [{n: Result(np.asarray(e.value)) for n, e in part.items()} for part in case.answer("float64")]
+        right[half] = {n: Result(value(np.asarray(e.value))) for n, e in case.answer("float64")[half].items()}
+        outcome = Outcome(right[0], gradients=right[1])
+        yield from findings.judge(case, "float64", outcome, explicit=True, gradient=True)
+
+
+NONSENSE = {
+    "flat": lambda y: np.ravel(y)[1:], "turned": lambda y: y[None].swapaxes(0, -1), "nothing": lambda y: None,
+    "text": lambda y: "0.5", "texts": lambda y: np.full(y.shape, "a"), "objects": lambda y: np.full(y.shape, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NONSENSE.values(), ids=NONSENSE)
+@pytest.mark.parametrize("name", sorted({b.operation for b in BEHAVIOURS}))
+def test_nonsense_is_no_option_and_breaks_nothing(name, value):
+    for case in vectors.recorded(OPERATIONS[name]):
+        wrong = [f for f in wrong_of(case, value) if f.state == "fail"]
+        assert wrong or not case.outputs
+        assert not any(shown_by(f) for f in wrong if f.comparison.kind in ("type", "shape"))
+
+
+def shows(key, case, part, *, outputs=None, gradients=None, **rest):
+    """Say whether a failure of this part of an answer is recognised as the option."""
+    whole = Outcome(
+        {n: Result(np.asarray(y)) for n, y in (outputs or {}).items()},
+        gradients={n: Result(np.asarray(g)) for n, g in (gradients or {}).items()} or None, **rest,
+    )  # fmt: skip
+    behaviour = next(b for b in BEHAVIOURS if b.key == key)
+    return behaviour.shown(findings.Finding(case, "float64", part, "fail", case.clauses, outcome=whole))
+
+
+def a_case(name, answer, gradients=None, parameters=None, **inputs):
+    """A case of made-up inputs; an answer may be 1/4 off."""
+    outputs, pulled = (
+        {n: Expected(np.asarray(y), np.full(np.shape(y), 0.25)) for n, y in part.items()}
+        for part in (answer, gradients or {})
+    )
+    arrays = {n: tuple(map(np.asarray, x)) if isinstance(x, tuple) else np.asarray(x) for n, x in inputs.items()}
+    return asked(name, outputs, pulled, inputs=arrays, parameters=parameters or {})
+
+
+def test_nothing_supervised_is_a_loss_of_nan_where_no_row_has_a_target():
+    def told(labels, loss, part="loss", gradient=None, **parameters):
+        case = a_case("cross_entropy", {"loss": 0.0}, {"logits": np.zeros((2, 3))}, parameters,
+                      logits=np.ones((2, 3)), labels=labels)  # fmt: skip
+        found = {"outputs": {"loss": loss}, "gradients": {"logits": np.full((2, 3), gradient)}}
+        return shows("cross_entropy.nothing_supervised", case, part, **found)
+
+    assert told([-100, -100], NAN) and told([7, 7], NAN, ignore_index=7)
+    assert not told([-100, 1], NAN) and not told([-100, -100], NAN, ignore_index=7)
+    assert not told([-100, -100], 1.0) and not told([-100, -100], [NAN]) and not told([-100, -100], "nan")
+    assert told([-100, -100], NAN, "gradient logits", NAN) and not told([-100, -100], NAN, "gradient logits", 1.0)
+    assert not told([-100, -100], 0.0, "gradient logits", NAN) and not told([-100, -100], NAN, "dtype")
+
+
+def test_an_ignored_row_that_is_not_finite_may_have_a_gradient_of_nan():
+    right = [[0.0, 0.0], [1.0, -1.0], [0.0, 0.0]]
+
+    def told(gradient, part="gradient logits", labels=(-100, 1, -100), **parameters):
+        logits = [[INF, 1.0], [1.0, 2.0], [1.0, 1.0]]
+        case = a_case("cross_entropy", {"loss": 0.0}, {"logits": right}, parameters, logits=logits, labels=list(labels))
+        return shows("cross_entropy.ignored_not_finite", case, part, gradients={"logits": gradient} if gradient else {})
+
+    lost = [NAN, NAN]
+    assert told([lost, [1.25, -1.0], [0.0, 0.0]]) and told([lost, *right[1:]], labels=(1, 0, 1), ignore_index=1)
+    assert not told([lost, [1.5, -1.0], [0.0, 0.0]]) and not told([lost, right[1], lost])
+    assert not told([lost, *right[1:]], labels=(1, 0, -100))  # it has a target
+    assert not told([lost, *right[1:]], "loss") and not told(None)
+
+
+def test_nan_may_come_of_experts_that_nobody_chose_and_are_infinite():
+    def told(y, part="y", experts=([1.0, INF], [1.0, 1.0]), **gradients):
+        case = a_case("moe", {"y": [1.0, 2.0]}, {"x": [1.0, 2.0]}, experts=experts)
+        return shows("moe.unchosen_not_finite", case, part, outputs={"y": y}, gradients=gradients)
+
+    assert told([NAN, 2.25]) and told([NAN, NAN]) and told([1.0, 1.0], "gradient x", x=[1.0, NAN])
+    assert not told([NAN, 2.5]) and not told([1.0, 2.5]) and not told([NAN, 1.0], "gradient x", x=[1.0, 1.0])
+    assert not told([NAN, 2.0], experts=([1.0], [1.0])) and told([NAN, 2.0], experts=([1.0], [INF]))
+    assert not told([NAN, 2.0], "dtype") and not told([NAN, 2.0], "gradient x")
+
+
+def test_only_rows_that_see_nothing_may_differ():
+    def told(out, part="out", s=3, t=2, **options):
+        mask = options.pop("mask", None)
+        case = a_case("attention", {"out": np.zeros((1, s, 1, 1))}, {"q": [0.0]}, options,
+                      q=np.ones((1, s, 1, 1)), k=np.ones((1, t, 1, 1)), **({"mask": mask} if mask else {}))  # fmt: skip
+        found = np.reshape(np.array(out, float), (1, s, 1, 1))
+        return shows("attention.nothing_visible", case, part, outputs={"out": found}, gradients={"q": [1.0]})
+
+    assert told([9, 0.25, 0])  # of three queries at two keys the first is ahead of them
+    assert not told([9, 0.5, 0]) and not told([9, 0, 0], causal=False) and not told([9, 0], s=2)
+    hidden = [[[True, True], [False, False], [True, False]]]
+    assert told([0, 9, 0], mask=hidden, causal=False) and told([9, 9, 0], mask=hidden)
+    assert not told([9, 9, 0], mask=hidden, causal=False) and not told([0, 9], s=2, mask=[[[True] * 2] * 2])
+    assert told([0, 0, 0], "gradient q") and not told([0, 0], "gradient q", s=2)
+    assert not told([9, 0, 0], "dtype") and not told([9, 0, 0], "gradient")  # one that raises, say
+
+
+def test_clipping_may_leave_out_the_constant_in_its_denominator():
+    def told(gradient, part="gradients.0", norm=2.0**-10, max_norm=2.0**-12):
+        exact = {"gradients.0": Expected(np.array([2.0**-12]), np.full(1, 2.0**-40)), "norm": Expected(np.array(norm))}
+        case = asked("clip_grad_norm", exact, parameters={"max_norm": max_norm})
+        return shows("clip_grad_norm.constant", case, part, outputs={"gradients.0": [gradient], "norm": norm})
+
+    grown = 2.0**-12 * (1 + 1e-6 * 2.0**10)
+    assert told(grown) and told(grown - 1.9 * 2.0**-40) and not told(grown - 2.1 * 2.0**-40)
+    assert not told(2.0**-12) and not told(grown, "norm") and not told(grown, "dtype")
+    assert not told(grown, max_norm=1.0) and told(2.0**-12, max_norm=1.0)  # nothing is clipped
+    assert told(2.0**-12, max_norm=2.0**-10 + 1e-6)
+    assert not told(2.0**-12, max_norm=2.0**-10)  # with the constant the norm is beyond it
+
+
+def test_the_scale_may_fall_to_0_and_nowhere_else():
+    def told(scales, overflows, part="scales", init=2.0**-125, interval=2):
+        options = {"init_scale": init, "growth_factor": 4.0, "backoff_factor": 0.5, "growth_interval": interval}
+        case = a_case("grad_scaler", {"scales": np.zeros(len(overflows))}, None, options, overflows=overflows)
+        return shows("grad_scaler.smallest_scale", case, part, outputs={"scales": scales})
+
+    yes, no = True, False
+    falls = [2.0**-126, 2.0**-127, 2.0**-128]
+    assert told(falls, [yes] * 3) and not told(falls, [yes] * 3, "dtype") and not told([0.0] * 3, [yes] * 3)
+    assert told([2.0**-150 * 2, 0.0, 0.0, 0.0], [yes, yes, no, no], init=2.0**-148)
+    assert told([2.0**-126, 2.0**-127, 2.0**-127, 2.0**-125], [yes, yes, no, no])
+    assert told([2.0**-126, 2.0**-126, 2.0**-127, 2.0**-127], [yes, no, yes, no])  # an overflow begins the count again
+    assert told([1.0, 2.0**127, 2.0**127], [no] * 3, init=1.0) is False
+    assert told([2.0**127] * 2, [no] * 2, init=2.0**127, interval=1)  # a product beyond the range leaves it
+    assert told([2.0**126, 2.0**126], [no] * 2, init=2.0**124, interval=1)
+    largest = 2.0**128 - 2.0**104  # of float32
+    assert told([largest], [no], init=largest / 4, interval=1)
+
+
+def test_a_refusal_is_raised_at_temperature_0():
+    def told(problem, part="call", temperature=0):
+        case = a_case("filter_logits", {"filtered": [0.0]}, None, {"temperature": temperature}, logits=[0.0])
+        return shows("filter_logits.temperature_zero", case, part, problem=problem)
+
+    assert told("raised")
+    assert not told("timeout") and not told("raised", "filtered") and not told("raised", temperature=1)
+
+
+def test_one_more_token_may_be_kept_where_top_p_is_asked_for():
+    def told(*rows, part="filtered", **options):
+        right = [[3.0, 2.0, -INF, -INF], [3.0, -INF, -INF, -INF]]
+        case = a_case("filter_logits", {"filtered": right}, None, options or {"top_p": 0.5}, logits=right)
+        return shows("filter_logits.top_p_edge", case, part, outputs={"filtered": rows})
+
+    first, second = [3.0, 2.0, 1.0, -INF], [3.0, -INF, -INF, -INF]
+    assert told(first, second) and told(first, [3.25, 2.0, -INF, -INF])
+    assert not told([3.0, 2.0, 1.0, 1.0], second) and not told([3.5, 2.0, 1.0, -INF], second)
+    assert not told([3.0, 2.0, -INF, -INF], second) and not told([3.0, -INF, 1.0, -INF], second)
+    assert not told(first, second, part="dtype") and not told(first, second, top_k=2)
+
+
+@pytest.mark.parametrize(
+    "key, name, constant, others",
+    [
+        ("dpo_loss.reference", "dpo_loss", ["reference_chosen", "reference_rejected"], ["policy_chosen"]),
+        ("kl_k3.reference", "kl_k3", ["reference_logp"], ["logp"]),
+        ("grpo_loss.constants", "grpo_loss", ["old_logp", "reference_logp", "advantages"], ["logp"]),
+    ],
+)
+def test_a_gradient_may_go_to_what_is_held_constant_and_to_nothing_else(key, name, constant, others):
+    case = a_case(name, {"loss": 0.0})
+    assert all(shows(key, case, f"gradient {one}") for one in constant)
+    assert not any(shows(key, case, part) for part in ("loss", "dtype", *(f"gradient {one}" for one in others)))
+
+
+def test_an_infinite_norm_may_multiply():
+    case = a_case("clip_grad_norm", {"norm": 0.0})
+    for part, text, shown in (
+        ("law", "gradients of infinite norm were changed", True),
+        ("law", "the norm of an infinite gradient is nan", False),
+        ("norm", "gradients of infinite norm were changed", False),
+    ):
+        found = findings.Finding(case, "float64", part, "fail", ("GRAD_CLIP-6",), text)
+        assert ("not_finite" in {b.name for b in shown_by(found)}) == shown
+
+
+def test_a_declared_option_excuses_its_own_clauses_alone():
+    case = a_case("filter_logits", {"filtered": [0.0]}, None, {"temperature": 0}, logits=[0.0])
+    refused = findings.Finding(
+        case, "float64", "call", "fail", ("SAMPLING-3", "SAMPLING-5"), "raised it", outcome=Outcome(problem="raised")
+    )
+    key = "filter_logits.temperature_zero"
+    told = excused(refused, {key: "refused"})
+    assert (told.state, told.text, told.clauses) == (
+        "excused", "it takes temperature_zero='refused'", ("SAMPLING-3",),
+    )  # fmt: skip
+    assert excused(refused, {}) is refused and excused(refused, {key: "greedy"}) is refused
+    passing = replace(refused, state="pass")
+    assert excused(passing, {key: "refused"}) is passing
+    of_another = replace(refused, case=a_case("swiglu", {"out": [0.0]}, None, {"temperature": 0}))
+    assert excused(of_another, {key: "refused"}) is of_another

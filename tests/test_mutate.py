@@ -82,9 +82,23 @@ def count(n):
 
 def never(x):
     return x + 1
+
+def doubled(x):
+    return 2 * x
 """
 TESTS = """
-from mutated_example import clipped, count
+import pytest
+from mutated_example import clipped, count, doubled
+
+@pytest.fixture(scope="module")
+def ten():
+    return doubled(5)
+
+def test_that_the_fixture_is_made_for(ten):
+    assert ten
+
+def test_that_looks_at_it(ten):
+    assert ten == 10
 
 def test_clipped():
     assert [clipped(x) for x in (-1, 2, 4)] == [0, 2, 3]
@@ -168,5 +182,5 @@ def test_every_module_has_tests_that_own_its_mutants_but_those_that_are_wrong_on
         expected = path.name != "__init__.py" and "kit/mutants/" not in name
         assert bool(owners(name)) == expected, name
         assert all((ROOT / test).exists() for test in owners(name)), name
-    assert owners("minimind_ref/kit/generators/attention.py") == owners("minimind_ref/kit/runner.py")
+    assert owners("minimind_ref/kit/generators/attention.py") == owners("minimind_ref/kit/laws/network.py")
     assert owners("minimind_ref/golden/faces.py") == ("tests/test_golden.py",)

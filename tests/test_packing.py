@@ -303,7 +303,7 @@ def test_packing_16_refusals(face, function):
         rows_of([[1, 2], [3, 4, 5]], 4, supervised=[[1, 1], [1, 1]])
     for wrong in (2, -1, 0.5):
         with pytest.raises(ValueError, match=rf"supervised\[1\] holds {wrong}\D"):
-            rows_of([[1, 2], [3, 4]], 4, supervised=[[1, 1], [1, wrong]])
+            rows_of([[1, 2], [3, 4]], 4, supervised=[[1, 1], [0, wrong]])
 
 
 @pytest.mark.parametrize("face", [packing, oracle], ids=["product", "oracle"])

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import runpy
+import sys
 from collections import Counter
 from fractions import Fraction
 from math import comb
@@ -249,6 +251,30 @@ def test_the_command_writes_and_says_what(tmp_path, capsys):
     assert len(out) == 12 and out[1] == f"{tmp_path}/new/dir/sft_train.jsonl  5 records"
     assert [r["task"] for r in read(tmp_path / "new" / "dir", "sft", "train")] == ["sum", "upper"] * 2 + ["sum"]
     assert len(read(tmp_path / "new" / "dir", "dpo", "held_out")) == 7
+
+
+def test_the_command_writes_unless_told_otherwise_what_write_does(tmp_path, capsys):
+    sizes = {"pretrain": 3, "sft": 5, "dpo": 31, "grpo": 2, "validation": 1, "held_out": 2}
+    flags = [text for name, size in sizes.items() for text in (f"--{name}", str(size))]
+    assert run_command(main, ["write", str(tmp_path / "one"), *flags]) == 0
+    write(tmp_path / "two", sizes=Sizes(**sizes))
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+def test_the_command_says_which_file_a_size_is_of(capsys):
+    with pytest.raises(SystemExit):
+        main(["write", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "records in sft_train.jsonl" in shown and "records in each held_out file" in shown
+
+
+def test_the_command_is_run_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tasks", "write"])
+    monkeypatch.delitem(sys.modules, main.__module__)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("minimind_ref.data.tasks", run_name="__main__")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the following arguments are required: DIR")
 
 
 @pytest.mark.parametrize(

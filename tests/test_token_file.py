@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from byte_tokenizer import ByteTokenizer
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
@@ -58,11 +59,19 @@ def test_every_document_comes_back_between_start_and_end(tmp_path):
     assert tokens.num_tokens == sum(map(len, read(tokens)))
     assert tokens.max_id == max(map(max, read(tokens)))
     assert tokens.metadata["skipped"] == {"empty text": 1}
+    assert tokens.wrap
 
 
 def test_without_wrapping_nothing_is_added(tmp_path):
     tokens = token_file(tmp_path, wrap=False)
     assert read(tokens) == [[byte + 3 for byte in text.encode()] for text in TEXTS if text]
+    assert not tokens.wrap
+
+
+def test_all_is_to_be_learnt_where_the_file_does_not_say(tmp_path):
+    tokens = token_file(tmp_path)
+    assert tokens.supervised(1).tolist() == [True] * len(tokens.document(1))
+    assert tokens.supervised_slice(3, 7).tolist() == [True] * 4
 
 
 def test_a_text_without_a_token_is_no_document(tmp_path):
@@ -119,6 +128,7 @@ def test_chunks_may_be_cut_anywhere_and_flags_stay_with_their_tokens(
     ]
     settings = dict(cache_dir=tmp_path_factory.mktemp("cache"), name="x", settings={}, supervised=True)
     whole = write_chunks(chunks, ByteTokenizer(), **settings)
+    assert not whole.wrap
     documents = [document for document in documents if document]
     for view in (whole, *split(whole, fraction, 9, group=group)):
         found = [list(zip(view.document(i), view.supervised(i), strict=True)) for i in range(view.num_documents)]
@@ -132,6 +142,7 @@ def test_chunks_may_be_cut_anywhere_and_flags_stay_with_their_tokens(
         assert view.supervised_slice(start, stop).tolist() == flags[start:stop]
 
 
+@example(2, 0.5, 1)
 @given(st.integers(1, 300), st.sampled_from([0.01, 0.05, 0.3, 0.5]), st.integers(1, 20))
 def test_a_split_is_a_partition_in_order_and_spread_evenly(tmp_path_factory, total, fraction, most):
     folder = tmp_path_factory.mktemp("cache")
@@ -153,19 +164,34 @@ def test_a_split_is_a_partition_in_order_and_spread_evenly(tmp_path_factory, tot
 
 
 def test_a_split_is_the_same_every_time(tmp_path):
-    again = [split(token_file(tmp_path), 0.4, 9) for _ in range(2)]
-    assert read(again[0][1]) == read(again[1][1]) == [read(token_file(tmp_path))[2]]
+    again = [split(token_file(tmp_path), 0.5, 9) for _ in range(2)]
+    assert read(again[0][1]) == read(again[1][1]) == read(token_file(tmp_path))[1::2]
 
 
-@pytest.mark.parametrize(("offset", "dtype"), [(3, "<u2"), (65280, "<u2"), (65281, "<u4"), (10**6, "<u4")])
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_part_is_read_and_split_like_a_file(tmp_path, part):
+    view = split(token_file(tmp_path, [chr(97 + i) for i in range(26)], wrap=True), 0.3)[part]
+    documents, halves = read(view), split(view, 0.3)
+    assert [read(half) for half in halves] == [
+        [document for i, document in enumerate(documents) if (i % 4 == 3) == is_held] for is_held in (False, True)
+    ]
+    for half in (view, *halves):
+        stream = [token for document in read(half) for token in document]
+        assert half.slice(1, len(stream) - 1).tolist() == stream[1:-1]
+        assert half.starts(1, len(stream)).tolist() == [i for i, token in enumerate(stream) if token == 1 and i]
+
+
+@pytest.mark.parametrize(
+    ("offset", "dtype"), [(-255, "<u2"), (3, "<u2"), (65280, "<u2"), (65281, "<u4"), (10**6, "<u4")]
+)
 def test_ids_are_stored_in_two_bytes_where_the_vocabulary_allows(tmp_path, offset, dtype):
     class Full(ByteTokenizer):
         def encode_batch(self, texts):
             return [[self.vocab_size - 1] for _ in texts]
 
-    tokens = token_file(tmp_path, tokenizer=Full(offset))
+    tokens = token_file(tmp_path, tokenizer=Full(offset), wrap=False)
     assert tokens.metadata["dtype"] == dtype
-    assert tokens.max_id == tokens.document(0)[1] == offset + 255
+    assert tokens.max_id == tokens.document(0)[0] == offset + 255
 
 
 def test_what_lies_outside_is_refused(tmp_path):
@@ -176,8 +202,10 @@ def test_what_lies_outside_is_refused(tmp_path):
     for start, stop in ((-1, 2), (3, 2), (0, tokens.num_tokens + 1)):
         with pytest.raises(IndexError, match=f"tokens {start} to {stop} of"):
             tokens.slice(start, stop)
-    with pytest.raises(ValueError, match=r"fraction=0\.6 must lie between 0 and 0\.5"):
-        split(tokens, 0.6)
+    with pytest.raises(ValueError, match=r"fraction=0\.5001 must lie between 0 and 0\.5"):
+        split(tokens, 0.5001)
+    with pytest.raises(ValueError, match="5 documents make no groups of 2"):
+        split(tokens, 0.5, group=2)
 
 
 # -- long texts --
@@ -246,7 +274,7 @@ def test_a_change_of_data_tokenizer_or_setting_is_tokenised_anew(tmp_path, chang
 def test_two_keys_are_two_token_files(tmp_path):
     path = tmp_path / "two.jsonl"
     path.write_text('{"text": "a", "body": "b"}\n')
-    settings = dict(cache_dir=tmp_path, progress=False, wrap=False)
+    settings = dict(cache_dir=tmp_path / "no" / "folder", progress=False, wrap=False)
     assert [read(tokenise_jsonl(path, ByteTokenizer(), key=key, **settings)) for key in ("text", "body")] == [
         [[100]],
         [[101]],
@@ -262,11 +290,12 @@ def test_the_name_of_the_file_does_not_decide(tmp_path):
     assert [read(tokens) for tokens in files] == [[[1, 100, 2]], [[1, 101, 2]]]
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content + b"x"])
 @pytest.mark.parametrize("suffix", ["tokens.bin", "offsets.bin", "json"])
-def test_a_damaged_token_file_is_refused_and_made_anew(tmp_path, suffix):
+def test_a_damaged_token_file_is_refused_and_made_anew(tmp_path, suffix, damage):
     stem = token_file(tmp_path).stem
     damaged = stem.with_name(f"{stem.name}.{suffix}")
-    damaged.write_bytes(damaged.read_bytes()[:-9])
+    damaged.write_bytes(damage(damaged.read_bytes()))
     with pytest.raises(DataError, match=re.escape(str(stem))) as caught:
         TokenFile(stem)
     assert "\n" not in str(caught.value)
@@ -279,6 +308,14 @@ def test_another_format_is_not_read(tmp_path):
     metadata.write_text(metadata.read_text().replace('"format": 1', '"format": 0', 1))
     with pytest.raises(DataError, match="format 0 where 1 is read"):
         TokenFile(stem)
+
+
+def test_progress_is_shown_unless_it_is_turned_off(tmp_path, capsys):
+    path = write_jsonl(tmp_path)
+    tokenise_jsonl(path, ByteTokenizer(), cache_dir=tmp_path / "quiet", progress=False)
+    assert capsys.readouterr().err == ""
+    tokenise_jsonl(path, ByteTokenizer(), cache_dir=tmp_path / "loud")
+    assert f"tokenise {path}: " in capsys.readouterr().err
 
 
 # -- interruption --
@@ -297,6 +334,17 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, error):
         token_file(tmp_path, tokenizer=Interrupted())
     assert cached(tmp_path) == []
     assert len(read(token_file(tmp_path))) == 5
+
+
+def test_an_interruption_is_told_even_where_its_folder_is_gone(tmp_path):
+    class Remover(ByteTokenizer):
+        def encode_batch(self, texts):
+            for work in (tmp_path / "cache").iterdir():
+                shutil.rmtree(work)
+            raise DataError("bad")
+
+    with pytest.raises(DataError, match="bad"):
+        token_file(tmp_path, tokenizer=Remover())
 
 
 def test_a_bad_line_far_into_the_file_leaves_nothing(tmp_path):
@@ -371,7 +419,10 @@ def test_a_killed_process_leaves_nothing_to_be_taken_for_a_token_file(tmp_path):
     assert [name[0] for name in cached(tmp_path)] == ["."]
     assert len(read(token_file(tmp_path))) == 5
     (left,) = (tmp_path / "cache").glob(".*")  # too young to be told from a process that is still at work
-    os.utime(left, (time.time() - 2 * 86400,) * 2)
+    no_folder = left.with_name(f"{left.name}.txt")  # which cannot be removed as one
+    no_folder.touch()
+    for old in (left, no_folder):
+        os.utime(old, (time.time() - 2 * 86400,) * 2)
     for file in (tmp_path / "cache").glob("data*"):
         file.unlink()
     token_file(tmp_path)

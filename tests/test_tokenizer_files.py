@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimind_ref.data.byte_level import BYTE_OF
-from minimind_ref.data.tokenizer import Tokenizer
+from minimind_ref.data.tokenizer import END, PAD, START, Tokenizer
 
 SHIPPED = Tokenizer.load()
 NAMES = sorted(SHIPPED.control_ids)
@@ -57,16 +57,21 @@ def test_a_marker_that_is_not_special_shows_in_the_text():
     marker = settings["added_tokens"][0] | {"id": 6400, "content": "<think>", "special": False}
     tokenizer = Tokenizer.from_text(json.dumps(settings | {"added_tokens": [*settings["added_tokens"], marker]}))
     assert tokenizer.vocab_size == 6401
+    assert tokenizer.lacking(6403) == [6401, 6402]
     assert tokenizer.decode([6400]) == "<think>"
     assert 6400 not in tokenizer.encode("<think>")
 
 
-def test_padding_truncation_and_dropout_of_the_file_do_not_touch_ids():
+def test_padding_truncation_dropout_and_template_of_the_file_do_not_touch_ids():
     model = json.loads(SHIPPED.source)["model"] | {"dropout": 0.5}
     padding = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None}
     padding |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"}
     truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
-    tokenizer = Tokenizer.from_text(changed(model=model, padding=padding, truncation=truncation))
+    start = {"SpecialToken": {"id": START, "type_id": 0}}
+    processor = {"type": "TemplateProcessing", "single": [start, {"Sequence": {"id": "A", "type_id": 0}}], "pair": []}
+    processor |= {"special_tokens": {START: {"id": START, "ids": [1], "tokens": [START]}}}
+    settings = changed(model=model, padding=padding, truncation=truncation, post_processor=processor)
+    tokenizer = Tokenizer.from_text(settings)
     text = "several words, nothing dropped"
     assert tokenizer.encode(text) == SHIPPED.encode(text)
 
@@ -76,6 +81,9 @@ def test_load_finds_file_and_folder_and_save_keeps_every_byte(tmp_path):
     for path in (tmp_path, str(tmp_path), tmp_path / "tokenizer.json"):
         loaded = Tokenizer.load(path)
         assert loaded.fingerprint == SHIPPED.fingerprint
+        assert [loaded.pad_id, loaded.start_id, loaded.end_id] == [
+            loaded.control_ids[name] for name in (PAD, START, END)
+        ]
         assert loaded.encode("Hello 世界") == SHIPPED.encode("Hello 世界")
     (tmp_path / "tokenizer.json").write_text(SHIPPED.source + "\n", encoding="utf-8")
     assert Tokenizer.load(tmp_path).fingerprint != SHIPPED.fingerprint

@@ -1,7 +1,9 @@
 """Training the tokenizer: the same text gives the same file, and its settings are MiniMind's."""
 
 import gzip
+import hashlib
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -9,18 +11,15 @@ import tarfile
 import zipfile
 
 import pytest
+import tokenizers
 
 from minimind_ref.data.package_files import read_members
 from minimind_ref.data.package_text import (
     READERS,
     chinese_string_lines,
     database,
-    html,
     long_strings,
-    mail,
-    man,
     markdown,
-    tagged,
     wrapped,
 )
 from minimind_ref.data.tokenizer import Tokenizer
@@ -31,6 +30,9 @@ TEXTS = [
     "The cat sat on the mat; the cats sat there.\n    It was the cat's mat.\n" * 9,
     "春眠不觉晓, 处处闻啼鸟。春眠不觉晓。\n" * 9,
 ]
+
+
+NINE = "春眠不觉晓处处闻啼"
 
 
 def settings_of(tokenizer):
@@ -61,6 +63,7 @@ def test_twice_the_same_file_byte_for_byte(tmp_path):
 
 
 def test_ids_are_special_tokens_then_bytes_then_merges():
+    assert train(TEXTS, 259).vocab_size == 259
     tokenizer = train(TEXTS, 300)
     assert tokenizer.vocab_size == 300
     assert [tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id] == [0, 1, 2]
@@ -76,6 +79,14 @@ def test_the_most_frequent_pair_is_merged_first():
 def test_control_tokens_in_the_training_text_are_text():
     tokenizer = train(["<|im_end|><|im_end|>" * 30, *TEXTS], 300)
     assert tokenizer.end_id not in tokenizer.encode("<|im_end|>")
+
+
+def test_the_library_decodes_with_the_trained_file():
+    """And it is laid out as the shipped one is."""
+    tokenizer = train(TEXTS, 300)
+    theirs = tokenizers.Tokenizer.from_str(tokenizer.source)
+    assert theirs.decode(tokenizer.encode(TEXTS[1])) == TEXTS[1]
+    assert tokenizer.source.count("\n") == Tokenizer.load().source.count("\n")
 
 
 @pytest.mark.parametrize("key", ["normalizer", "pre_tokenizer", "truncation", "padding"])
@@ -106,10 +117,72 @@ def test_a_changed_package_is_refused(tmp_path):
         next(recipe_texts(tmp_path))
 
 
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+    """A recipe of one wheel, which holds `files`, and clients of the registries that run a line of shell."""
+
+    def make(line, files=(), sources=(), **changes):
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            for name, content in files:
+                archive.writestr(name, content)
+        digest = hashlib.sha256((tmp_path / "x.zip").read_bytes()).hexdigest()
+        package = {"registry": "pypi", "name": "x", "version": "1", "file": "x-1.whl", "sha256": digest} | changes
+        monkeypatch.setitem(SOURCES, "packages", [{**package, "sources": list(sources)}])
+        for client in ("pip", "npm", "apt-get"):
+            (tmp_path / client).write_text(f"#!/bin/sh\n{line}\n")
+            (tmp_path / client).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        return tmp_path / "new" / "folder"
+
+    return make
+
+
+FOUR = "".join(chr(0x4E00 + n) * BLOCK for n in range(4))
+
+
+def test_each_source_s_share_comes_as_often_as_it_counts(registry):
+    files = [("a.txt", FOUR), ("b.md", "b"), ("c.md", "c")]
+    text, page = (
+        {"members": "*.txt", "reader": "text", "characters": BLOCK, "times": 2},
+        {"members": "*.md", "reader": "text", "characters": BLOCK},
+    )
+    folder = registry("cp ../../x.zip x-1.whl", files, [text, page])
+    assert list(recipe_texts(folder)) == [FOUR[:BLOCK], FOUR[:BLOCK], "b\nc"]
+    registry("", files, [page | {"members": "*.rst"}])
+    with pytest.raises(ValueError, match=r"x-1\.whl holds nothing that matches \*\.rst"):
+        next(recipe_texts(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "command"),
+    [
+        ("pypi", "x-1.whl", "pip download --quiet --no-deps --dest . x==1"),
+        ("pypi", "x-1.tar.gz", "pip download --quiet --no-deps --dest . x==1 --no-binary=x"),
+        ("npm", "x-1.tgz", "npm pack --silent x@1"),
+        ("debian", "x_1_all.deb", "apt-get download --quiet x=1"),
+    ],
+)
+def test_what_is_not_there_is_asked_of_its_registry_s_client(registry, name, file, command):
+    folder = registry("echo hm >&2; echo no ${0##*/} $* >&2; exit 1", registry=name, file=file)
+    with pytest.raises(ValueError) as error:
+        next(recipe_texts(folder))
+    assert str(error.value) == f"cannot fetch {file} ({command}): no {command}"
+
+
+def test_the_recipe_is_trained_from_its_packages(registry, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(SOURCES, "vocab_size", 300)
+    source = {"members": "*", "reader": "text", "characters": 10**6}
+    folder = registry("cp ../../x.zip x-1.whl", [("a", "".join(TEXTS))], [source])
+    assert main(["recipe", "--packages", str(folder), "--out", str(tmp_path / "out.json")]) == 0
+    trained = Tokenizer.load(tmp_path / "out.json")
+    assert trained.source == train([distinct("".join(TEXTS))], 300).source
+    assert capsys.readouterr().out == f"{tmp_path / 'out.json'}: 300 entries, sha256 {trained.fingerprint}\n"
+
+
 def test_spread_takes_blocks_from_all_over():
-    text = "".join(chr(0x4E00 + n) * BLOCK for n in range(10))
-    assert spread(text, 10**6) == text
-    assert [block[0] for block in spread(text, 3 * BLOCK).split("\n")] == [chr(0x4E00 + n) for n in (0, 3, 6)]
+    text = "".join(chr(0x4E00 + n) * BLOCK for n in range(10)) + "x"
+    assert spread(text, len(text)) == spread(text, 10**6) == text
+    assert spread(text, 3 * BLOCK).split("\n") == [chr(0x4E00 + n) * BLOCK for n in (0, 3, 7)]
 
 
 def test_members_are_sorted_and_unzipped(tmp_path):
@@ -122,19 +195,39 @@ def test_members_are_sorted_and_unzipped(tmp_path):
     with tarfile.open(tmp_path / "data.tar.xz", "w:xz") as archive:
         archive.add(tmp_path / "x", "x")
     data = (tmp_path / "data.tar.xz").read_bytes()
-    parts = [(b"debian-binary", b"2.0"), (b"control.tar.xz", b"odd"), (b"data.tar.xz", data)]
     deb = b"!<arch>\n"
-    for name, content in parts:
+    for name, content in [(b"debian-binary", b"2.0"), (b"control.tar.xz", b"odd"), (b"data.tar.xz", data)]:
+        (tmp_path / "x.deb").write_bytes(deb)
+        with pytest.raises(ValueError, match=r"the \.deb has no data\.tar"):
+            next(read_members(tmp_path / "x.deb"))
         deb += name.ljust(48) + str(len(content)).encode().ljust(10) + b"`\n" + content + b"\n" * (len(content) % 2)
-    (tmp_path / "x.deb").write_bytes(deb)
+    (tmp_path / "x.deb").write_bytes(deb + b"_signature".ljust(48) + b"1".ljust(10) + b"`\nx\n")
     assert list(read_members(tmp_path / "x.deb")) == [("x", b"hello")]
 
 
-def test_readers_keep_prose_only():
-    assert html(b"<head>no</head><p>One &amp; two</p><p>three").strip() == "One & two\nthree"
-    assert man(b".TH LS 1\nlists \\fIfiles\\fR\n'\\\" t\nnow") == "lists files\nnow"
-    assert tagged("１９９８年/t  [中国/ns  政府/n]nt  ，/w".encode()) == "1998年中国政府，"
-    assert mail(json.dumps({"text": "From: a\n\n> quoted\nHello.\nhttp://x"}).encode()) == "Hello."
+@pytest.mark.parametrize(
+    ("reader", "content", "prose"),
+    [
+        ("text", "\x1b[31mred\x1b[0m\r\nblue", "red\nblue"),
+        ("text", "a binary\0file", ""),
+        ("html", "</p><head><style>no</style>no</head><p>One &amp;\n two </p> <p></p> <br><h1>x", "\nOne & two\n\nx"),
+        ("html", "</style>shown", "shown"),
+        ("man", ".TH LS 1\nlists \\fIfiles\\fR: \\-a\n'\\\" t\nnow", "lists files: -a\nnow"),
+        ("tagged", "２００９年/t  Ａｚ：/x  [中国/ns  政府/n]nt  ，/w", "2009年Az：中国政府，"),
+        ("chinese_lines", f"{NINE}\n{NINE[1:]} and more\n{NINE}", NINE),
+        ("chinese_cells", f"x\t{NINE[:5]}\n{NINE[:4]}\t{NINE[:5]}\t{NINE}", f"{NINE[:5]}\n{NINE}"),
+        ("chinese_strings", json.dumps({"a": [NINE, NINE[1:]], "b": NINE}), NINE),
+        ("long_strings", json.dumps(["x" * 80, "y" * 79]), "x" * 80),
+        ("mail", json.dumps({"text": "From: a\n\n> quoted\nHello.\nhttp://x"}), "Hello."),
+        ("mail", json.dumps({"text": "From: a\n\n<HTML>Hello."}), ""),
+        ("mail", json.dumps({"text": "Content-Transfer-Encoding: base64\n\nSGVsbG8="}), ""),
+        ("items", "- - 你好\n  - \"How are you?\"\n- 'Well'\nno: item", "你好\nHow are you?\nWell"),
+        ("dictionary", "abbey\n     n 1: a  church [syn: {minster}] of {monks}.", "abbey n 1: a church of ."),
+        ("docstrings", 'x = 1\nclass A:\n    pass\ndef f():\n    """One.\n\n    Two."""', "One.\n\nTwo."),
+    ],
+)
+def test_readers_keep_prose_only(reader, content, prose):
+    assert READERS[reader](content.encode()) == prose
 
 
 def test_json_and_json_lines_are_read_alike():
@@ -157,23 +250,27 @@ def test_markdown_loses_code_and_addresses():
 def test_a_long_line_counts_once():
     long = "a licence's first line, which every file repeats"
     assert distinct(f"{long}\n\nshort\n{long}\n\nshort\n{long}s") == f"{long}\n\nshort\n\nshort\n{long}s"
+    for length in (20, 21):
+        assert distinct("\n".join(["x" * length] * 2)).count("x" * length) == (2 if length == 20 else 1)
 
 
 def test_lines_of_a_paragraph_are_joined_and_others_kept():
     long, short = "a line of more than fifty characters, as in a wrapped file", "of a verse, which is short"
-    assert wrapped(f"{long}\n  goes on\n\n{short}\n{short}\n{long}\n* item".encode()) == (
-        f"{long} goes on\n\n{short}\n{short}\n{long}\n* item"
+    assert wrapped(f"{long}\n  a word more\n\n{short}\n{short}\n{long}\ngoes on\n\n{long}\n* item".encode()) == (
+        f"{long} a word more\n\n{short}\n{short}\n{long} goes on\n\n{long}\n* item"
     )
+    assert wrapped(f"{long} \nends where it did".encode()) == f"{long} \nends where it did"
 
 
 def test_a_database_gives_its_chinese_cells_once(tmp_path):
     connection = sqlite3.connect(tmp_path / "x.db")
+    connection.execute("pragma page_size = 512")  # a file that is smaller than a write's buffer
     connection.execute("create table t (id integer, body text)")
-    rows = [(1, "春眠不觉晓处处闻啼鸟"), (2, "short"), (3, "春眠不觉晓处处闻啼鸟"), (4, None)]
+    rows = [(1, NINE), (2, "short"), (3, NINE), (4, None), (5, NINE[1:])]
     connection.executemany("insert into t values (?, ?)", rows)
     connection.commit()
     connection.close()
-    assert database((tmp_path / "x.db").read_bytes()) == "春眠不觉晓处处闻啼鸟"
+    assert database((tmp_path / "x.db").read_bytes()) == NINE
 
 
 def test_measure_compares_with_other_tokenizers(tmp_path, capsys):
@@ -183,6 +280,7 @@ def test_measure_compares_with_other_tokenizers(tmp_path, capsys):
     ours, small, _ = capsys.readouterr().out.split()
     assert float(ours) == round(bytes_per_token(Tokenizer.load(), "a" * 60), 3)
     assert small == "1.000"
+    assert [bytes_per_token(train(TEXTS, 260), text) for text in ("", "a")] == [0, 1]
 
 
 # Refusals
@@ -192,7 +290,7 @@ def test_measure_compares_with_other_tokenizers(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--vocab_size", "258"], "vocab_size is 258, but the bytes and the special tokens alone need 259"),
-        (["--vocab_size", "6400"], "the text yields only"),
+        ([], "of vocab_size = 6400 entries"),
         (["latin1.txt"], "latin1.txt: not UTF-8 at byte 3"),
         (["missing.txt"], "missing.txt: No such file or directory"),
     ],
@@ -208,7 +306,13 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [([], "command"), (["learn"], "'learn'"), (["train"], "--out"), (["measure", "--x"], "text")],
+    [
+        ([], "command"),
+        (["learn"], "'learn'"),
+        (["train"], "--out"),
+        (["measure", "--x"], "text"),
+        (["recipe", "--out", "x"], "--packages"),
+    ],
 )
 def test_a_wrong_command_is_one_line_too(arguments, named, capsys):
     assert main(arguments) == 2

@@ -37,7 +37,8 @@ def render(
     False in minimind3, and in minimind2 adds nothing (as True does there). `tools` default to the system message's own.
     Bad messages, or a template of another name, are a ValueError.
     """
-    check_template(template)
+    if template not in TEMPLATES:
+        raise ValueError(f"template is {template!r}, not one of {', '.join(TEMPLATES)}")
     turns = read_messages(messages)
     given = [turn.tools for turn in turns if turn.tools]
     offered = list(given[-1] if tools is None and given else tools or ())
@@ -47,12 +48,6 @@ def render(
     if add_generation_prompt:
         segments.append(Segment(f"{START}assistant\n" + thought_prompt(template, thinking)))
     return [segment for segment in segments if segment.text]
-
-
-def check_template(template: str) -> None:
-    """Raise ValueError for a template that does not exist."""
-    if template not in TEMPLATES:
-        raise ValueError(f"template is {template!r}, not one of {', '.join(TEMPLATES)}")
 
 
 def render_text(messages: Sequence[Any], **options: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from minimind_ref.data.chat_encoding import encode_dialogues, in_batches, text_limit
 from minimind_ref.data.chat_records import Dialogue, read_conversation, read_pair, read_question, shortened
-from minimind_ref.data.chat_template import check_template, encode_segments
+from minimind_ref.data.chat_template import encode_segments
 from minimind_ref.data.jsonl import DataError, nothing_usable, read_records
 from minimind_ref.data.packing_checks import check_length
 from minimind_ref.data.source import Source
@@ -86,7 +86,6 @@ def read_prompts(
     Its text is the reference, None where it is empty.  Prompts of more than max_length tokens are left out and counted
     in `skipped`, as bad lines are.  Raises DataError as `tokenise_conversations` does, and where none is left.
     """
-    check_template(template)
     if max_length < 1:
         raise ValueError(f"max_length={max_length} must be at least 1")
     counts: Counter[str] = Counter()
@@ -115,7 +114,6 @@ def _tokenise(
     cache_dir: str | Path,
     progress: bool,
 ) -> TokenFile:
-    check_template(settings["template"])
     check_length(settings["max_length"])
     source = Source(path)
     skipped: Counter[str] = Counter()

@@ -77,7 +77,6 @@ def _texts(path: Path, sources: bool) -> Iterator[str]:
             warnings.simplefilter("ignore")  # invalid escapes in old modules
             source = file.read()
             tree = ast.parse(source)
-        source.encode()
     except (SyntaxError, ValueError, RecursionError):
         return
     if path.parent.name == "pydoc_data":
@@ -116,9 +115,9 @@ def _pieces(lines: list[str], tree: ast.Module, documented: Iterable[ast.AST]) -
     kept: list[str | None] = list(lines)
     for node in documented:
         body: list[ast.stmt] = node.body  # type: ignore[attr-defined]
-        first, last = body[0].lineno - 1, body[0].end_lineno or body[0].lineno
+        first, last = body[0].lineno - 1, body[0].end_lineno
         if lines[first][: body[0].col_offset].strip() == "":  # else it shares its line: `def f(): "..."`
-            kept[first:last] = [None] * (last - first)
+            kept[first:last] = [None] * len(kept[first:last])
             if len(body) == 1 and not isinstance(node, ast.Module):
                 kept[first] = " " * body[0].col_offset + "..."
     ends = [node.end_lineno for node in tree.body if isinstance(node, _DOCUMENTED) and node.end_lineno]

@@ -29,8 +29,8 @@ def _deb_data(data: bytes) -> bytes:
     """Find data.tar.* in a .deb: an ar archive of 60-byte headers, members padded to even length."""
     position = 8
     while position < len(data):
-        name, size = data[position : position + 16], int(data[position + 48 : position + 58])
-        if name.startswith(b"data.tar"):
-            return data[position + 60 : position + 60 + size]
+        if data.startswith(b"data.tar", position):
+            return data[position + 60 :]  # a tar archive says itself where it ends
+        size = int(data[position + 48 : position + 58])
         position += 60 + size + size % 2
     raise ValueError("the .deb has no data.tar")

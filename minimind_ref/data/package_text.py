@@ -6,8 +6,10 @@ import ast
 import json
 import re
 import sqlite3
+import string
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 from minimind_ref.data.html_text import prose
@@ -47,8 +49,7 @@ def man(content: bytes) -> str:
 def tagged(content: bytes) -> str:
     """Read segmented, part-of-speech tagged news as plain text, with half-width letters and digits."""
     joined = re.sub(r"/[A-Za-z]+| +|\[|\]\w*", "", text(content))
-    wide = [chr(code + 0xFEE0) for code in range(128) if chr(code).isalnum()]
-    return joined.translate({ord(letter): ord(letter) - 0xFEE0 for letter in wide})
+    return joined.translate({ord(letter) + 0xFEE0: letter for letter in string.ascii_letters + string.digits})
 
 
 def chinese_lines(content: bytes) -> str:
@@ -74,7 +75,7 @@ def chinese_string_lines(content: bytes) -> str:
 
 def long_strings(content: bytes) -> str:
     """Keep the strings of a JSON file with at least 80 characters, each once."""
-    return "\n".join(dict.fromkeys(string for string in _strings(_json(content)) if len(string) >= 80))
+    return "\n".join(dict.fromkeys(s for s in _strings(_json(content)) if len(s) >= 80))
 
 
 def speech(content: bytes) -> str:
@@ -101,10 +102,9 @@ def database(content: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".db") as file:
         file.write(content)
         file.flush()
-        connection = sqlite3.connect(file.name)
-        tables = connection.execute("select name from sqlite_master where type = 'table' order by name").fetchall()
-        rows = [row for (table,) in tables for row in connection.execute(f'select * from "{table}" order by rowid')]
-        connection.close()
+        with closing(sqlite3.connect(file.name)) as connection:
+            tables = connection.execute("select name from sqlite_master where type = 'table' order by name").fetchall()
+            rows = [row for (table,) in tables for row in connection.execute(f'select * from "{table}" order by rowid')]
     cells = [cell for row in rows for cell in row if isinstance(cell, str) and len(HAN.findall(cell)) > 8]
     return "\n".join(dict.fromkeys(cells))
 

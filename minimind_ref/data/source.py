@@ -22,7 +22,7 @@ class Source:
         self._before = _identity(path)
         self.digest = _digest(path)
 
-    def read(self, records: Callable[[Callable[[int], object]], Iterator[T]], *, progress: bool = True) -> Iterator[T]:
+    def read(self, records: Callable[[Callable[[int], object]], Iterator[T]], *, progress: bool) -> Iterator[T]:
         """Yield `records(on_bytes)` under a progress bar; raises DataError if the file has changed by then."""
         size, desc = self._before[0], f"tokenise {self.path}"
         with progress_bar(total=size, unit="B", unit_scale=True, desc=desc, disable=not progress) as bar:

@@ -24,7 +24,7 @@ class TokenFile:
         self.stem = Path(stem)
         self.metadata = read_metadata(self.stem)
         self.wrap: bool = self.metadata["wrap"]
-        self.is_supervised: bool = self.metadata.get("supervised", False)
+        self.is_supervised: bool = self.metadata["supervised"]
         self.max_id: int = self.metadata["max_id"]
         total = self.metadata["num_documents"]
         self._runs = np.array([[0, total]], dtype=np.int64) if runs is None else runs.astype(np.int64)
@@ -69,24 +69,30 @@ class TokenFile:
         return np.concatenate(found)
 
     def select(self, runs: Int[np.ndarray, "r 2"]) -> TokenFile:
-        """The same file with only the given [first, stop) runs of *all* its documents."""
-        return TokenFile(self.stem, runs)
+        """The same file with only the given [first, stop) runs of the documents that are left in it."""
+        cuts = np.union1d(runs, self._documents)
+        begins, counts = cuts[:-1], np.diff(cuts)
+        wanted = np.searchsorted(runs[:, 0], begins, side="right") > np.searchsorted(runs[:, 1], begins, side="right")
+        rows = self._rows(begins[wanted])
+        return TokenFile(self.stem, np.stack([rows, rows + counts[wanted]], axis=1))
 
     def _range(self, number: int) -> tuple[int, int]:
         """Where in the file a document begins and ends."""
         if not 0 <= number < self.num_documents:
             raise IndexError(f"document {number} of {self.num_documents}")
-        run = int(np.searchsorted(self._documents, number, side="right")) - 1
-        row = int(self._runs[run, 0] + number - self._documents[run])
+        row = int(self._rows(np.array([number]))[0])
         begin, end = self._offsets()[row : row + 2].tolist()
         return begin, end
+
+    def _rows(self, numbers: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+        """The numbers in the file of documents that are left."""
+        run = np.searchsorted(self._documents, numbers, side="right") - 1
+        return self._runs[run, 0] + numbers - self._documents[run]
 
     def _parts(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """(begin, end, what to add to get stream positions) of each range of the file that holds start … stop - 1."""
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(f"tokens {start} to {stop} of {self.num_tokens}")
-        if start == stop:
-            return []
         first = int(np.searchsorted(self._stream, start, side="right")) - 1
         last = int(np.searchsorted(self._stream, stop, side="left"))
         parts = []
@@ -107,7 +113,7 @@ class TokenFile:
 
 
 def split(
-    token_file: TokenFile, fraction: float | int = 0.01, max_documents: int = 1000, *, group: int = 1
+    token_file: TokenFile, fraction: float | int, max_documents: int = 1000, *, group: int = 1
 ) -> tuple[TokenFile, TokenFile]:
     """(training part, held-out part): the documents that `held_out` names are the second part, the rest the first.
 
@@ -117,16 +123,11 @@ def split(
     if rest:
         raise ValueError(f"the file's {token_file.num_documents} documents make no groups of {group}")
     held = held_out(total, fraction, max_documents)
-    if held.size == 0:
-        return token_file, token_file.select(np.empty((0, 2), dtype=np.int64))
     between = group * np.stack([np.append(0, held + 1), np.append(held, total)], axis=1)
-    return (
-        token_file.select(between[between[:, 0] < between[:, 1]]),
-        token_file.select(group * np.stack([held, held + 1], axis=1)),
-    )
+    return token_file.select(between), token_file.select(group * np.stack([held, held + 1], axis=1))
 
 
-def held_out(total: int, fraction: float | int = 0.01, max_documents: int = 1000) -> Int[np.ndarray, " m"]:
+def held_out(total: int, fraction: float | int, max_documents: int = 1000) -> Int[np.ndarray, " m"]:
     """The documents, of `total`, that are not trained on: every n-th, n = 1/fraction or more to keep the maximum.
 
     The same ones every time.  At least one, but none of a single document or with fraction 0.

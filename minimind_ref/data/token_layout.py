@@ -24,21 +24,17 @@ def read_metadata(stem: Path) -> dict[str, Any]:
     path = Path(f"{stem}.json")
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-        promised = {"tokens": metadata["num_tokens"], "documents": metadata["num_documents"]}
-        found = {
-            "tokens": _size(stem, "tokens.bin") // np.dtype(metadata["dtype"]).itemsize,
-            "documents": _size(stem, "offsets.bin") // 8 - 1,
+        promised = {
+            "tokens.bin": metadata["num_tokens"] * np.dtype(metadata["dtype"]).itemsize,
+            "offsets.bin": (metadata["num_documents"] + 1) * 8,
         }
-        if metadata.get("supervised", False):
-            promised["flags"], found["flags"] = metadata["num_tokens"], _size(stem, "supervised.bin")
+        if metadata["supervised"]:
+            promised["supervised.bin"] = metadata["num_tokens"]
+        found = {suffix: Path(f"{stem}.{suffix}").stat().st_size for suffix in promised}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a token file ({error})".replace("\n", " ")) from None
     if metadata.get("format") != FORMAT:
         raise DataError(f"{path}: format {metadata.get('format')} where {FORMAT} is read")
     if found != promised:
-        raise DataError(f"{path}: promises {promised}, the files beside it hold {found}")
+        raise DataError(f"{path}: promises {promised} bytes, the files beside it have {found}")
     return metadata
-
-
-def _size(stem: Path, suffix: str) -> int:
-    return Path(f"{stem}.{suffix}").stat().st_size

@@ -98,7 +98,7 @@ class Tokenizer:
         """Encode each text as `encode` does, in parallel."""
         for text in texts:
             _require_utf8(text)
-        return [e.ids for e in self.plain.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [e.ids for e in self.plain.encode_batch_fast(list(texts))]
 
     def split_control(self, text: str) -> list[tuple[str, int | None]]:
         """Cut trusted text at its control tokens: pairs (text, id of the control token, or None for ordinary text)."""

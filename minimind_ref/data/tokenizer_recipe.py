@@ -64,7 +64,8 @@ def _fetch(package: dict[str, Any], folder: Path) -> Path:
         }[package["registry"]]
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if not file.exists():
-            raise ValueError(f"cannot fetch {file.name} ({' '.join(command)}): {result.stderr.strip()[-200:]}")
+            _, _, reason = result.stderr.strip().rpartition("\n")
+            raise ValueError(f"cannot fetch {file.name} ({' '.join(command)}): {reason}")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != package["sha256"]:
         raise ValueError(f"{file} has SHA-256 {digest}, the recipe has {package['sha256']}")

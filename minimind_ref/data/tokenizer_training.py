@@ -9,7 +9,6 @@ The second makes the shipped tokenizer.json again (tokenizer_recipe.py), the thi
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,13 +17,13 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from minimind_ref.data.tokenizer import END, PAD, START, Tokenizer
-from minimind_ref.data.tokenizer_recipe import recipe_texts
+from minimind_ref.data.tokenizer_recipe import SOURCES, recipe_texts
 from minimind_ref.flags import Parser
 
 SMALLEST = 256 + 3  # every byte and the three special tokens
 
 
-def train(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Learn vocab_size − 259 merges from texts; ids 0, 1, 2 are the special tokens, then the bytes, then the merges.
 
     GPT-2's pre-tokenisation, no normaliser. The most frequent pair is merged first, ties by the lower ids, so the
@@ -74,9 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         texts = read_texts(options.text) if options.command == "train" else recipe_texts(options.packages)
         tokenizer = train(texts, options.vocab_size)
-        partial = options.out.with_name(options.out.name + ".partial")
-        tokenizer.save(partial)
-        os.replace(partial, options.out)
+        tokenizer.save(options.out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -91,7 +88,7 @@ def _parser() -> Parser:
     own.add_argument("--vocab_size", type=int, default=6400, help="entries in all (default: 6400)")
     recipe = commands.add_parser("recipe", help="train the shipped one again, from the packages of its recipe")
     recipe.add_argument("--packages", type=Path, required=True, metavar="DIR", help="where they are, or are fetched to")
-    recipe.set_defaults(vocab_size=6400)
+    recipe.set_defaults(vocab_size=SOURCES["vocab_size"])
     for command in (own, recipe):
         command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the tokenizer.json to write")
     measure = commands.add_parser("measure", help="print bytes a token on text files: the shipped one's, then others'")

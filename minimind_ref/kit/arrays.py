@@ -139,7 +139,7 @@ def library(arrays: Any) -> Library:
         return arrays
     if isinstance(arrays, tuple | list) and len(arrays) == 2 and all(map(callable, arrays)):
         return pair_library(arrays)
-    if arrays not in LIBRARIES:
+    if not isinstance(arrays, str) or arrays not in LIBRARIES:
         raise UserError(f"arrays is {arrays!r} but must be one of {', '.join(LIBRARIES)} or (to_array, from_array)")
     try:
         return LIBRARIES[arrays]()

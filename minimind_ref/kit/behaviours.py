@@ -14,10 +14,12 @@ import numpy as np
 from minimind_ref.kit.case import Expected
 from minimind_ref.kit.compare import compare
 from minimind_ref.kit.findings import EXCUSED, FAIL, Finding
+from minimind_ref.kit.outcome import Result
 from minimind_ref.kit.registry import CONSTANTS, REFERENCE
 
 IGNORED = -100
 TINY = 1e-6  # in the denominator of clipping
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,22 @@ class Behaviour:
 def nothing_supervised(finding: Finding) -> bool:
     """0/0, where no row has a target."""
     ignored = finding.case.parameters.get("ignore_index", IGNORED)
-    found = finding.outcome.outputs.get("loss")
-    nothing = not (np.asarray(finding.case.inputs.get("labels", 0)) != ignored).any()
-    return nothing and found is not None and bool(np.isnan(np.asarray(found.value, np.float64)).all())
+    if finding.part not in ("loss", "gradient logits") or (finding.case.inputs["labels"] != ignored).any():
+        return False
+    (outputs, gradients), found = finding.case.answer(finding.profile), finding.outcome
+    lost = is_nan(found.outputs["loss"], outputs["loss"])
+    return lost and (finding.part == "loss" or is_nan((found.gradients or {})["logits"], gradients["logits"]))
+
+
+def is_nan(found: Result, right: Expected) -> bool:
+    """Say whether a result is nothing but NaN."""
+    return compare("", found, Expected(np.full(np.shape(right.value), np.nan))).good
+
+
+def right_elsewhere(found: Result, right: Expected, excused: np.ndarray) -> bool:
+    """Say whether a result is right but for some elements."""
+    kept = Expected(np.asarray(right.value)[~excused], np.asarray(right.bound)[~excused])
+    return compare("", replace(found, value=np.asarray(found.value)[~excused]), kept).good
 
 
 def nan_under_ignored(finding: Finding) -> bool:
@@ -50,32 +65,28 @@ def nan_under_ignored(finding: Finding) -> bool:
         return False
     inputs, ignored = finding.case.inputs, finding.case.parameters.get("ignore_index", IGNORED)
     excused = (inputs["labels"] == ignored) & ~np.isfinite(inputs["logits"]).all(axis=-1)
-    found, right = finding.outcome.gradients["logits"], finding.case.answer(finding.profile)[1]["logits"]
-    kept = Expected(np.asarray(right.value)[~excused], np.asarray(right.bound)[~excused])
-    return compare("logits", replace(found, value=np.asarray(found.value)[~excused]), kept).good
+    right = finding.case.answer(finding.profile)[1]["logits"]
+    return right_elsewhere(finding.outcome.gradients["logits"], right, excused)
 
 
 def zero_times_unchosen(finding: Finding) -> bool:
-    """0·inf: NaN, where an expert's weights are infinite and no token is to choose it."""
-    inputs, outcome = finding.case.inputs, finding.outcome
-    if "experts" not in inputs or all(np.isfinite(stack).all() for stack in inputs["experts"]):
+    """0·inf: NaN, where an expert's weights are infinite and no token is to choose it, and right elsewhere."""
+    name, gradient = finding.part.removeprefix("gradient "), finding.part.startswith("gradient ")
+    found = ((finding.outcome.gradients if gradient else finding.outcome.outputs) or {}).get(name)
+    if found is None or all(np.isfinite(stack).all() for stack in finding.case.inputs["experts"]):
         return False
-    name = finding.part.removeprefix("gradient ")
-    found = outcome.outputs.get(name) if name == finding.part else (outcome.gradients or {}).get(name)
-    return found is not None and bool(np.isnan(np.asarray(found.value, np.float64)).any())
+    lost = np.isnan(np.asarray(found.value))
+    return bool(lost.any()) and right_elsewhere(found, finding.case.answer(finding.profile)[gradient][name], lost)
 
 
 def blind_rows(finding: Finding) -> bool:
     """Only the rows that see nothing differ, and what comes from them (they give zeros here)."""
-    inputs, options = finding.case.inputs, finding.case.parameters
-    if finding.part != "out" or "q" not in inputs:
-        return finding.part.startswith("gradient") and _sees(inputs, options) is not None
-    blind = _sees(inputs, options)
-    if blind is None or not blind.any():
+    if finding.part != "out" and not finding.part.startswith("gradient "):
         return False
-    got, right = np.asarray(finding.outcome.outputs["out"].value), finding.case.answer(finding.profile)[0]["out"]
-    kept = Expected(np.asarray(right.value)[~blind], np.asarray(right.bound)[~blind])
-    return compare("out", replace(finding.outcome.outputs["out"], value=got[~blind]), kept).good
+    blind = _sees(finding.case.inputs, finding.case.parameters)
+    if finding.part != "out" or blind is None:
+        return blind is not None
+    return right_elsewhere(finding.outcome.outputs["out"], finding.case.answer(finding.profile)[0]["out"], blind)
 
 
 def _sees(inputs: dict[str, Any], options: dict[str, Any]) -> Any:
@@ -99,7 +110,7 @@ def without_constant(finding: Finding) -> bool:
         return False
     right, norm = (finding.case.answer(finding.profile)[0][name] for name in (finding.part, "norm"))
     factor = (norm.value + TINY) / norm.value if norm.value + TINY > finding.case.parameters["max_norm"] else 1.0
-    grown = Expected(np.asarray(right.value) * factor, 2 * np.asarray(right.bound) + 1e-12 * np.abs(right.value))
+    grown = Expected(np.asarray(right.value) * factor, 2 * np.asarray(right.bound))
     return compare(finding.part, finding.outcome.outputs[finding.part], grown).good
 
 
@@ -107,13 +118,24 @@ def falls_to_zero(finding: Finding) -> bool:
     """The scale follows its factors to 0, below the smallest whose reciprocal is finite."""
     if finding.part != "scales":
         return False
-    got, right = np.asarray(finding.outcome.outputs["scales"].value), finding.case.answer("float64")[0]["scales"].value
-    first = int(np.argmax(got != right))
-    return (
-        got.shape == right.shape
-        and bool((got[:first] == right[:first]).all())
-        and got[first] < np.finfo(np.float32).tiny
-    )
+    fallen = Expected(np.array(without_floor(**finding.case.inputs, **finding.case.parameters)))
+    return compare("scales", finding.outcome.outputs["scales"], fallen).good
+
+
+def without_floor(
+    overflows: Any, *, init_scale: float, growth_factor: float, backoff_factor: float, growth_interval: int
+) -> list[float]:
+    """Give the scale after each window, as the definition in specs/grad_scaler.md without its smallest one."""
+    scale, good, scales = init_scale, 0, []
+    for overflow in overflows:
+        good = 0 if overflow else good + 1
+        if overflow:
+            scale = float(np.float32(scale * backoff_factor))
+        elif good == growth_interval:
+            grown, good = scale * growth_factor, 0
+            scale = float(np.float32(grown)) if grown <= LARGEST else scale
+        scales.append(scale)
+    return scales
 
 
 def not_detached(*constants: str) -> Callable[[Finding], bool]:
@@ -123,16 +145,17 @@ def not_detached(*constants: str) -> Callable[[Finding], bool]:
 
 def refuses_zero(finding: Finding) -> bool:
     """Temperature 0 is refused: the caller takes the largest."""
-    return finding.part == "call" and finding.case.parameters.get("temperature") == 0
+    refused = finding.part == "call" and finding.outcome.problem == "raised"
+    return refused and finding.case.parameters.get("temperature") == 0
 
 
 def one_more(finding: Finding) -> bool:
     """The token at which the mass is exactly p is followed by one more."""
     if finding.part != "filtered" or "top_p" not in finding.case.parameters:
         return False
-    got = np.isfinite(np.asarray(finding.outcome.outputs["filtered"].value))
-    right = np.isfinite(finding.case.answer(finding.profile)[0]["filtered"].value)
-    return got.shape == right.shape and bool((got | ~right).all()) and int((got & ~right).sum(axis=-1).max()) == 1
+    found, right = finding.outcome.outputs["filtered"], finding.case.answer(finding.profile)[0]["filtered"]
+    more = np.isfinite(np.asarray(found.value)) & ~np.isfinite(np.asarray(right.value))
+    return bool(more.sum(axis=-1).max() == 1) and right_elsewhere(found, right, more)
 
 
 BEHAVIOURS = (
@@ -166,4 +189,6 @@ def excused(finding: Finding, choices: dict[str, Any]) -> Finding:
 
 def shown_by(finding: Finding) -> list[Behaviour]:
     """Give the options that a failure shows."""
+    if finding.comparison.kind in ("type", "shape"):
+        return []
     return [b for b in BEHAVIOURS if b.operation == finding.case.operation.name and b.shown(finding)]

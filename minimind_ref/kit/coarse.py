@@ -1,10 +1,12 @@
 """Tells a function that computes in float32 inside, whatever it is given, from one that is wrong in float64."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from minimind_ref.kit import findings
+from minimind_ref.kit.arrays import is_numeric
 from minimind_ref.kit.case import Case, Expected, by_oracle
 from minimind_ref.kit.compare import compare
 from minimind_ref.kit.findings import FAIL
@@ -39,11 +41,11 @@ def fine(case: Case, outcome: Outcome) -> bool:
     """Say whether the answer has errors that are too small for float32 arithmetic: it is wrong, not coarse."""
     relative = []
     for name, expected in case.answer("float64")[0].items():
-        found, right = outcome.outputs.get(name), np.asarray(expected.value)
-        numbers = found is not None and isinstance(found.value, np.ndarray) and found.value.shape == right.shape
-        if found is not None and numbers and right.dtype.kind == "f":
+        found: Any = getattr(outcome.outputs.get(name), "value", None)
+        right = np.asarray(expected.value)
+        if is_numeric(found) and found.shape == right.shape and right.dtype.kind == "f":
             sized = np.isfinite(right) & (right != 0)
-            relative += list(np.abs(np.asarray(found.value)[sized] - right[sized]) / np.abs(right[sized]))
+            relative += list(np.abs(found[sized] - right[sized]) / np.abs(right[sized]))
     return bool(relative) and float(np.median(relative)) < FINEST
 
 

@@ -110,7 +110,7 @@ class Report:
             "notes": list(self.notes),
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
         }
-        return json.dumps(_finite(body), ensure_ascii=False, indent=1, allow_nan=False)
+        return json.dumps(_finite(body), ensure_ascii=False, indent=1)
 
 
 def _finite(x: Any) -> Any:

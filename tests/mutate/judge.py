@@ -11,12 +11,12 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -99,7 +99,7 @@ def _address_space() -> int:
 
 @dataclass
 class Test:
-    """A collected test: its CPU time, the lines that it ran, and how many mutants it has killed."""
+    """A collected test: its CPU time, the lines that it or its fixtures ran, and how many mutants it has killed."""
 
     item: pytest.Item
     seconds: float = 0.0
@@ -140,6 +140,7 @@ class Judge(Repeatable):
         self.failed: list[str] = []
         self.limits: dict[str, float] = {}
         self.lines: set[tuple[str, int]] = set()
+        self.fixtures: dict[pytest.FixtureDef[Any], set[tuple[str, int]]] = {}
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Give a test ten times its time."""
@@ -154,6 +155,16 @@ class Judge(Repeatable):
         if report.failed:
             self.failed.append(report.nodeid)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+        """Note what a fixture runs: it is made once, for the first of the tests that may notice what it holds."""
+        around, self.lines = self.lines, self.fixtures.setdefault(fixturedef, set())
+        try:
+            return (yield)
+        finally:
+            around |= self.lines
+            self.lines = around
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Take the place of pytest's own loop."""
@@ -165,6 +176,8 @@ class Judge(Repeatable):
             self.lines, start = test.lines, time.process_time()
             self.run(test, tests[i + 1] if i + 1 < len(tests) else None)
             test.seconds = time.process_time() - start
+            for definitions in test.item._fixtureinfo.name2fixturedefs.values():  # type: ignore[attr-defined]
+                test.lines |= set().union(*(self.fixtures.get(x, set()) for x in definitions))
             self.limits[test.item.nodeid] = 2 + 10 * test.seconds
         signal.setitimer(signal.ITIMER_PROF, 0)
         if self.failed or not tests:
