@@ -247,14 +247,21 @@ def test_a_table_of_options_is_rounded_only_for_bounded_company():
 
 # ---- storage and accumulation ----
 @pytest.mark.parametrize(
-    ("fmt", "dtype"), [(BFLOAT16, torch.bfloat16), (FLOAT16, torch.float16), (FLOAT32, torch.float32)]
+    ("fmt", "dtype"),
+    [
+        (BFLOAT16, torch.bfloat16),
+        (FLOAT16, torch.float16),
+        (FLOAT32, torch.float32),
+        (PROFILES["float64"].storage, torch.float64),
+    ],
 )
 def test_formats_round_as_torch_does(fmt, dtype):
     x = draw(11, (4000,), structure="heavy") * 2.0 ** np.linspace(-160, 140, 4000).round()
     x = np.concatenate([FLOAT32.round(x), [0.0, np.inf, -np.inf, fmt.largest, fmt.tiny / 2, fmt.tiny]])
     assert_same(fmt.round(x), torch.from_numpy(x).to(dtype).to(torch.float64).numpy())
     info = torch.finfo(dtype)
-    assert (fmt.unit * 2, fmt.largest, fmt.smallest_normal) == (info.eps, info.max, info.tiny)
+    assert (fmt.unit * 2, fmt.largest) == (info.eps, info.max)
+    assert (fmt.smallest_normal, fmt.tiny) == (info.tiny, info.tiny * info.eps)
 
 
 def test_storage_and_accumulation_are_apart():
@@ -310,14 +317,21 @@ def test_a_decision_within_the_bound_is_undecided():
     b = Bounded([1.0, 1.15, 1.25, 0.5], [0.0, 0.1, 0.1, 0.0], "float32")
     choice = decide(b, a)
     assert value(choice).tolist() == [False, True, True, False]
-    assert undecided(choice).tolist() == [False, True, False, False]
+    assert bound(choice).tolist() == [0, np.inf, 0, 0]
     assert undecided(~choice).tolist() == undecided(choice).tolist()
-    assert undecided(choice & np.array([True, False, True, True])).tolist() == [False, False, False, False]
-    assert undecided(choice | np.array([True, False, True, True])).tolist() == [False, True, False, False]
+    assert value(~choice).tolist() == [True, False, False, True]
+    flags = np.array([True, False, True, True])
+    for both, either in ((choice & flags, choice | flags), (flags & choice, flags | choice)):
+        assert value(both).tolist() == [False, False, True, False] and bound(both).tolist() == [0] * 4
+        assert value(either).tolist() == [True] * 4 and bound(either).tolist() == [0, np.inf, 0, 0]
+    assert value(choice.astype(float)).tolist() == [0, 1, 1, 0]
     assert undecided(np.where(choice, a, 0.0)).tolist() == [False, True, False, False]
     assert undecided(np.where(choice, 2.0, 2.0)).tolist() == [False] * 4
+    assert undecided(np.where(choice, 1.0, 2.0)).tolist() == [False, True, False, False]
+    assert undecided(decide(Bounded([2.0], 0.5, "float32"), Bounded([1.0], 0.5, "float32"))).all()  # both may be 1.5
     assert undecided(choice.astype(float) * a).tolist() == [False, True, False, False]
     assert decide(value(b), value(a)).tolist() == [False, True, True, False]
+    assert decide(np.array([-(2.0**-20), 0.0, 2.0**-20])).tolist() == [False, False, True]
     with pytest.raises(TypeError, match="branch"):
         bool(choice[0])
 
@@ -340,7 +354,7 @@ def test_top_of_a_row_carries_its_margin():
     x = Bounded([[3.0, 1.0, 2.0, 2.05], [0.0, 5.0, 1.0, 3.0]], 0.03, "float32")
     index = decide_top(x, 3)
     assert value(index).tolist() == [[0, 3, 2], [1, 3, 2]] and index.dtype.kind == "i"
-    assert undecided(index).tolist() == [[False, True, True], [False, False, False]]
+    assert bound(index).tolist() == [[0, np.inf, np.inf], [0, 0, 0]]
     assert undecided(np.take_along_axis(x, index, axis=-1)).tolist() == undecided(index).tolist()
     table = np.arange(8.0).reshape(4, 2)
     (rows,) = bound_inputs(table, profile="float32")

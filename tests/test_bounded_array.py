@@ -9,7 +9,19 @@ from beartype import beartype
 from jaxtyping import Bool, Float, Int, TypeCheckError, jaxtyped
 from tolerance import assert_same, assert_within
 
-from minimind_ref.oracle.bounded import Array, Bounded, bound, bound_inputs, decide, decide_top, store, undecided, value
+from minimind_ref.oracle.bounded import (
+    Array,
+    Bounded,
+    bound,
+    bound_inputs,
+    decide,
+    decide_top,
+    logsumexp,
+    softmax,
+    store,
+    undecided,
+    value,
+)
 
 
 def assert_close(a, b):
@@ -28,7 +40,10 @@ MOVES: dict[str, Callable] = {
     "T": lambda x: x.T,
     "reshape": lambda x: np.reshape(x, (2, 6)),
     "method reshape": lambda x: x.reshape(2, -1),
-    "method transpose": lambda x: x.transpose(1, 0),
+    "method reshape to a tuple": lambda x: x.reshape((2, -1)),
+    "method transpose": lambda x: x[None].transpose(1, 0, 2),
+    "method transpose by a tuple": lambda x: x[None].transpose((1, 0, 2)),
+    "method transpose of all": lambda x: x.transpose(),
     "swapaxes": lambda x: np.swapaxes(x, 0, 1),
     "moveaxis": lambda x: np.moveaxis(x, 0, -1),
     "expand_dims": lambda x: np.expand_dims(x, 1),
@@ -42,6 +57,7 @@ MOVES: dict[str, Callable] = {
     "tril": np.tril,
     "triu": np.triu,
     "stack": lambda x: np.stack([x, x], axis=1),
+    "stack of one": lambda x: np.stack([x]),
     "concatenate": lambda x: np.concatenate([x[:1], x], axis=0),
     "take": lambda x: np.take(x, [2, 0], axis=1),
     "take_along_axis": lambda x: np.take_along_axis(x, np.array([[1], [0], [3]]), axis=-1),
@@ -77,10 +93,17 @@ def test_assignment_writes_values_and_bounds(x):
 
 
 def test_creation_follows_the_prototype(x):
-    for made, fill in ((np.zeros_like(x), 0.0), (np.empty_like(x, shape=(2,)), 0.0), (np.ones_like(x), 1.0)):
+    for made, fill in (
+        (np.zeros_like(x), 0.0),
+        (np.empty_like(x, shape=(2,)), 0.0),
+        (np.ones_like(x, shape=(2,)), 1.0),
+    ):
         assert isinstance(made, Bounded) and np.all(value(made) == fill) and not bound(made).any()
     assert np.all(bound(np.full_like(x, 0.1)) > 0) and not bound(np.full_like(x, 0.5)).any()
     assert isinstance(np.zeros_like(x, dtype=bool), np.ndarray)
+    assert np.ones_like(x, shape=(2,)).shape == (2,)
+    assert Bounded(np.ones(2, np.float32), 0.0, "float32").dtype == float
+    assert_same(bound(x[0, :2] * [0.5, 0.1]), np.stack([bound(x[0, 0] * 0.5), bound(x[0, 1] * 0.1)]))
 
 
 def test_values_answer_questions(x):
@@ -101,6 +124,12 @@ def test_sums_and_extremes_agree_with_numpy(x):
         lambda x: np.cumsum(x, axis=1),
         np.max,
         lambda x: np.min(x, axis=1),
+        np.maximum.reduce,
+        np.minimum.reduce,
+        np.logaddexp.reduce,
+        logsumexp,
+        lambda x: softmax(x[0]),
+        lambda x: logsumexp(x[0]),
         lambda x: np.maximum.reduce(x, axis=1),
         lambda x: np.minimum.reduce(x, axis=1),
         lambda x: np.logaddexp.reduce(x, axis=1),
@@ -144,6 +173,9 @@ def test_an_undecided_index_poisons_what_it_touches(x):
     np.add.at(total, index, x[0, :2])
     assert undecided(total).tolist() == [False, True, False]
     assert [0, 1, 2][index[0]] == 2
+    mask = decide(Bounded([1.0, 1.1, 5.0], [0.0, 0.1, 0.0], "float32"), 1.05)
+    assert undecided(mask).tolist() == [False, True, False] and undecided(x[mask]).all()
+    assert undecided(x[index[:1], index[1:]]).all() and undecided(x[index[1:], index[:1]]).all()
 
 
 @pytest.mark.parametrize(
@@ -164,13 +196,13 @@ def test_an_undecided_index_poisons_what_it_touches(x):
     ],
 )
 def test_losing_a_bound_is_an_error(x, lossy):
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"would lose the bound|has no rule|integer"):
         lossy(x)
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="negative or NaN"):
-        Bounded([1.0], [-1.0], "float32")
+        Bounded([1.0, 1.0], [-1.0, 1.0], "float32")
     with pytest.raises(ValueError, match="negative or NaN"):
         Bounded([1.0], [np.nan], "float32")
     with pytest.raises(ValueError, match="'half', expected one of float64"):

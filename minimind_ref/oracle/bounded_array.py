@@ -57,7 +57,7 @@ class Bounded(NDArrayOperatorsMixin):
         self.bound = _as_shape(bound, self.value.shape)
         if not np.all(self.bound >= 0):
             raise ValueError("bound has negative or NaN entries")
-        self.inherited, self.mass, self.count = terms or atomic(self)
+        self.inherited, self.mass, self.count = map(np.asarray, terms or atomic(self))
 
     shape = property(lambda self: self.value.shape)
     ndim = property(lambda self: self.value.ndim)
@@ -153,7 +153,7 @@ def undecided(x: Any) -> Any:
 
 def from_fields(profile: Profile, v: Any, e: Any, *terms: Any) -> Bounded:
     """Build a Bounded from its five fields."""
-    return Bounded(v, e, profile, tuple(np.asarray(t) for t in terms))
+    return Bounded(v, e, profile, terms)
 
 
 def lift(x: Any, profile: Profile) -> Bounded:
@@ -163,9 +163,8 @@ def lift(x: Any, profile: Profile) -> Bounded:
             raise ValueError(f"profile is {x.profile.name} in one operand and {profile.name} in the other")
         return x
     plain = np.asarray(x)
-    if isinstance(x, np.ndarray) or plain.dtype.kind == "b" or np.all(profile.accumulation.round(plain) == plain):
-        return Bounded(plain, 0.0, profile)
-    return Bounded(plain, profile.accumulation.unit * np.abs(plain), profile)
+    exact = isinstance(x, np.ndarray) or profile.accumulation.round(plain) == plain
+    return Bounded(plain, np.where(exact, 0.0, profile.accumulation.unit * np.abs(plain)), profile)
 
 
 def profile_of(operands: Any) -> Profile:
@@ -239,8 +238,6 @@ def _extended(a: Bounded, b: tuple, pair: rules.Pair) -> Bounded:
 
 def _in_place(ufunc: Any, out: Any, operands: list[Bounded]) -> Any:
     """Write into `out`; += and −= merge the terms of both sides, as parts of one long sum."""
-    if not isinstance(out, Bounded):
-        raise TypeError("a plain array cannot take a Bounded in place: it would lose the bound")
     result = elementwise(ufunc, operands)
     if ufunc in (np.add, np.subtract):
         a, b = operands

@@ -59,7 +59,7 @@ def _take(x: Any, index: Any, axis: Any = None) -> Bounded:
 
 
 @implements(np.take_along_axis)
-def _take_along_axis(x: Any, index: Any, axis: Any = -1) -> Bounded:
+def _take_along_axis(x: Any, index: Any, axis: Any) -> Bounded:
     key, lost = plain_key(index)
     return poison(lift(x, profile_of((x, index))).map(lambda f: np.take_along_axis(f, key, axis=axis)), lost)
 

@@ -58,7 +58,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
         if not isinstance(x, Bounded):
             return p
         d = _numerators(x, axis)
-        up, down = _mean_exp(p, d, axis)
+        up, down = _log_mean_exp(p, d, axis), -_log_mean_exp(p, -d, axis)
         masked = _masked(x)
         carried = np.where(masked, 0.0, p * np.maximum(np.expm1(d + down), -np.expm1(-d - up)))
         return Bounded(*rules.rounded(x.profile, p, carried, rules.QUOTIENT, exact=masked, flush=True), x.profile)
@@ -67,15 +67,16 @@ def softmax(x: Any, axis: int = -1) -> Any:
 def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
     """Compute log Σ e^xⱼ.
 
-    Bound: log Σ pⱼ exp(dⱼ) above and −log Σ pⱼ exp(−dⱼ) below, with d as in softmax; then the logarithm of a number in
-    [1, n], and the sum with the maximum.
+    Bound: log Σ pⱼ exp(dⱼ), with d as in softmax (−log Σ pⱼ exp(−dⱼ) below is less, by Jensen's inequality); then the
+    logarithm of a number in [1, n], and the sum with the maximum.
     """
     with np.errstate(all="ignore"):
         top, p, total = _weights(value(x), axis)
         result = top + np.log(total)
         if isinstance(x, Bounded):
-            up, down = _mean_exp(p, _numerators(x, axis), axis)
-            error = np.maximum(up, down) + gamma(rules.ELEMENTARY, x.profile.unit) * np.log(np.maximum(total, 1))
+            error = _log_mean_exp(p, _numerators(x, axis), axis) + gamma(rules.ELEMENTARY, x.profile.unit) * np.log(
+                np.maximum(total, 1)
+            )
             certain = np.all(x.bound == 0, axis=axis, keepdims=True)
             result = Bounded(*rules.rounded(x.profile, result, error, 2, certain=certain), x.profile)
         return result if keepdims else np.squeeze(result, axis=axis)
@@ -115,14 +116,12 @@ def _numerators(x: Bounded, axis: int) -> Any:
     blocks = np.maximum(np.ceil(n / BLOCK) - 1, 0)
     roundings = argument + np.max(argument, axis=axis, keepdims=True) + FAST_EXP + np.maximum(n - 1, 0)
     roundings = roundings + blocks * (rules.ELEMENTARY + 1)
-    return np.where(masked, 0.0, x.bound + gamma(roundings, x.profile.unit))
+    return x.bound + gamma(roundings, x.profile.unit)
 
 
-def _mean_exp(p: Any, d: Any, axis: int) -> tuple:
-    """Give log Σ pⱼ exp(dⱼ) and −log Σ pⱼ exp(−dⱼ), for weights that sum to 1."""
-    up = np.log1p(np.sum(np.where(p == 0, 0.0, p * np.expm1(d)), axis=axis, keepdims=True))
-    shrink = np.sum(np.where(p == 0, 0.0, p * -np.expm1(-d)), axis=axis, keepdims=True)
-    return up, -np.log1p(-np.minimum(shrink, 1))
+def _log_mean_exp(p: Any, d: Any, axis: int) -> Any:
+    """Give log Σ pⱼ exp(dⱼ), for weights that sum to 1; NaN where what may be of any size has weight 0."""
+    return np.log1p(np.sum(p * np.expm1(d), axis=axis, keepdims=True))
 
 
 METHODS[np.logaddexp, "reduce"] = lambda x, axis=0, keepdims=False: logsumexp(x, axis=axis, keepdims=keepdims)

@@ -45,8 +45,6 @@ class Format:
     def round(self, x: Any) -> Any:
         """Round float64 numbers to the nearest of this format, ties to even; beyond the largest they become inf."""
         x = np.asarray(x, np.float64)
-        if self.digits == FLOAT64.digits:
-            return x
         with np.errstate(all="ignore"):
             exponent = np.maximum(np.frexp(x)[1] - 1, self.smallest_exponent) - (self.digits - 1)
             y = np.ldexp(np.rint(np.ldexp(x, -exponent)), exponent)
@@ -97,4 +95,4 @@ def gamma(roundings: Any, unit: float) -> Any:
     """
     ku = np.asarray(roundings, np.float64) * unit
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(ku < 1, ku / np.maximum(1 - ku, 0), np.inf)
+        return ku / np.maximum(1 - ku, 0)

@@ -29,8 +29,8 @@ OWN = 1 + 2.0**-48
 ONE: Pair = (np.ones(()), np.zeros(()))
 
 
-def settle(fmt: Format, value: Any, bound: Any, certain: Any = False) -> Pair:
-    """Make a bound infinite where the number may leave the format's finite range; `certain` infinities have bound 0."""
+def settle(fmt: Format, value: Any, bound: Any, certain: Any) -> Pair:
+    """Make a bound infinite where it is NaN or the number may leave the finite range; `certain` infinities have 0."""
     lost = np.isnan(bound) | np.isnan(value) | (np.abs(value) + bound > fmt.largest)
     return value, np.where(np.isinf(value) & certain, 0.0, np.where(lost, np.inf, bound))
 
@@ -61,8 +61,9 @@ def _power_of_two(x: Any, e: Any) -> Any:
 
 def add(p: Profile, a: Pair, b: Pair) -> Pair:
     """Sum a + b: e = e_a + e_b; adding an exact zero does not round."""
-    certain = _infinite(*a) | _infinite(*b)
-    return rounded(p, a[0] + b[0], a[1] + b[1], exact=is_zero(*a) | is_zero(*b), certain=certain)
+    e = a[1] + b[1]
+    certain = (_infinite(*a) | _infinite(*b)) & np.isfinite(e)
+    return rounded(p, a[0] + b[0], e, exact=is_zero(*a) | is_zero(*b), certain=certain)
 
 
 def negative(p: Profile, a: Pair) -> Pair:
@@ -86,11 +87,11 @@ def multiply(p: Profile, a: Pair, b: Pair) -> Pair:
 
 
 def divide(p: Profile, a: Pair, b: Pair) -> Pair:
-    """Divide: e = (e_a + |a/b|·e_b) / (|b| − e_b), infinite where b may be zero."""
+    """Divide: e = (e_a + |a/b|·e_b) / (|b| − e_b), infinite or NaN where b may be zero."""
     (x, ex), (y, ey) = a, b
     value, room = x / y, np.abs(y) - ey
-    e = np.where(room > 0, (ex + np.abs(value) * ey) / room, np.inf)
-    scaled, cleared = _power_of_two(y, ey) & (y != 0), is_zero(x, ex) & (room > 0)
+    e = (ex + np.abs(value) * ey) / np.maximum(room, 0)
+    scaled, cleared = _power_of_two(y, ey), is_zero(x, ex)
     underflow = np.where(scaled & ~cleared, p.accumulation.tiny, 0.0)
     certain = ((np.abs(x) > ex) & is_zero(y, ey)) | (_infinite(x, ex) & (room > 0))
     return rounded(p, value, e + underflow, QUOTIENT, exact=scaled | cleared, certain=certain)
@@ -108,9 +109,9 @@ def minimum(p: Profile, a: Pair, b: Pair) -> Pair:
 
 
 def reach(value: Any, low: Any, high: Any) -> Any:
-    """Give the distance from `value` to the farther end of [low, high]; 0 between equal infinities."""
-    up, down = high - value, value - low
-    return OWN * np.maximum(np.where(np.isnan(up), 0.0, up), np.where(np.isnan(down), 0.0, down))
+    """Give the distance to the farther end: 0 between equal infinities, infinite where an end is ∞ − ∞, undecided."""
+    farther = np.maximum(*(np.where(end == value, 0.0, np.abs(end - value)) for end in (low, high)))
+    return OWN * np.where(np.isnan(farther), np.inf, farther)
 
 
 def unary(f: Callable, spread: Callable, roundings: int, *, flush: bool = False) -> Rule:
@@ -135,14 +136,13 @@ def _root_spread(x: Any, e: Any, root: Any) -> Any:
 
 
 def log_spread(x: Any, e: Any) -> Any:
-    """Bound |log(x ± e) − log x|: the lower end is the farther one."""
-    return np.where(e < x, -np.log1p(-np.minimum(e / x, 1)), np.inf)
+    """Bound |log(x ± e) − log x|: the lower end is the farther one; infinite or NaN where it is not positive."""
+    return -np.log1p(-e / x)
 
 
 def sigmoid_value(x: Any) -> Any:
     """Compute 1/(1 + e^−x) without overflow."""
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, small) / (1 + small)
+    return np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
 
 
 def _sigmoid_spread(x: Any, e: Any, _: Any) -> Any:
@@ -163,8 +163,7 @@ def logaddexp(p: Profile, a: Pair, b: Pair) -> Pair:
     The second term is at most log 2 and is wrong by at most u times: exp 4, its argument 1, log1p 4, sum 1.
     """
     value, e = np.logaddexp(a[0], b[0]), np.maximum(a[1], b[1])
-    inner = np.where(np.isinf(value), 0.0, gamma(2 * ELEMENTARY + 2, p.unit))
-    return rounded(p, value, e + inner, certain=_infinite(*a) | _infinite(*b))
+    return rounded(p, value, e + gamma(2 * ELEMENTARY + 2, p.unit), certain=np.isfinite(e))
 
 
 def power(p: Profile, a: Pair, b: Pair) -> Pair:

@@ -4,7 +4,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BOUNDED = ["bounded", "bounded_array", "tolerance"]
+BOUNDED = ["bounds", "bounded", "bounded_array", "tolerance"]
 ELSEWHERE = ("kit/", "golden/", "data/tasks/")  # their files share names with components, whose tests are not theirs
 PEERS_ELSEWHERE = ("equinox", "flax", "jax", "minimind", "minimind_*", "mlx", "optax", "tinygrad", "trl")
 OWNERS = {
@@ -21,7 +21,9 @@ OWNERS = {
     "oracle/adamw": ["adamw", "adamw_shell"],
     "generate/generate": ["generate"],
     "generate/steps": ["generate", "sampling"],
-    "oracle/bounded*": BOUNDED,
+    "oracle/bounded": BOUNDED,
+    "oracle/bounded_array": BOUNDED,
+    "oracle/bounded_*": BOUNDED,
     "oracle/precision": BOUNDED,
     "oracle/propagation": BOUNDED,
     "oracle/checks": ["rms_norm", "swiglu", "attention", "cross_entropy", "dpo", "sampling", "packing"],
