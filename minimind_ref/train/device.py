@@ -60,7 +60,7 @@ def _dtype(device: torch.device, name: str) -> tuple[torch.dtype, str]:
     if name != "auto":
         return getattr(torch, name), "as asked"
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported():
+        if torch.cuda.is_bf16_supported(including_emulation=False):  # an older GPU emulates it, slowly
             return torch.bfloat16, "native on this GPU"
         return torch.float16, "no bfloat16 on this GPU; the loss is scaled"
     if device.type == "mps":

@@ -43,7 +43,6 @@ OWNERS = {
     "data/tokenizer_training": ["tokenizer_training"],
     "train/answers": ["reinforcement", "post_training", "rollouts"],
     "train/checkpoint": ["pretrain", "train", "stages"],
-    "train/device": ["loop", "training"],
     "train/dpo": ["post_training", "preference", "reinforcement", "stages"],
     "train/grpo": ["post_training", "reinforcement", "rollouts", "stages"],
     "train/loop": ["loop", "training", "pretrain"],
