@@ -1,11 +1,13 @@
-"""metrics.jsonl of a folder that several stages share, and the curves drawn from it."""
+"""What a run shows and keeps: its bar and its lines, metrics.jsonl of a folder that several stages share, curves."""
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from minimind_ref.train.metrics import draw_curves, keep_until, read_metrics
+from minimind_ref.train import metrics as metrics_module
+from minimind_ref.train.metrics import Metrics, draw_curves, keep_until, read_metrics
 
 RECORDS = [
     {"stage": stage, "step": step, "loss": loss}
@@ -28,16 +30,75 @@ def test_a_continuation_drops_what_its_own_stage_measured_after_the_checkpoint(f
     assert read_metrics(folder, "dpo") == [] and len(read_metrics(folder, "sft")) == 2
 
 
-def test_curves_are_drawn_a_panel_for_each_group_of_keys(folder):
-    pytest.importorskip("matplotlib")
-    image = pytest.importorskip("matplotlib.image")
-    keep_until(folder / "metrics.jsonl", "sft", 9)
-    widths = []
-    for panels in ((("loss",),), (("loss", "held_out_loss"), ("reward",))):
-        path = draw_curves(folder, "sft", panels)
-        assert path == folder / "curves.png"
-        widths.append(image.imread(path).shape[1])
-    assert widths[1] == 2 * widths[0]
+def made(folder, main=True, **options):
+    return Metrics(folder, "sft", "tokens", main=main, **{"total_steps": 5, "done_steps": 2, **options})
+
+
+def test_a_run_goes_on_in_its_file_and_its_bar(folder, capsys, monkeypatch):
+    monkeypatch.setattr(metrics_module.time, "monotonic", iter((10.0, 12.0, 14.0)).__next__)
+    metrics = made(folder)
+    metrics.step(targets=900, loss=9.0, lr=0.5, advance=True)
+    metrics.step(targets=300, loss=0.25, lr=0.01, advance=False)  # skipped for overflow
+    metrics.record(3, {"loss": 0.25})
+    metrics.say("above the bar")
+    metrics.close()
+    printed = capsys.readouterr()
+    last = printed.err.strip().split("\r")[-1]
+    assert " 3/5 " in last and "step" in last and last.endswith("300 tok/s, loss 0.250, lr 1.00e-02]")
+    assert printed.out == "above the bar\n"
+    assert read_metrics(folder, "sft") == [RECORDS[0], RECORDS[2], {"stage": "sft", "step": 3, "loss": 0.25}]
+
+
+def test_a_clock_that_stands_still_is_no_division_by_zero(folder, monkeypatch):
+    monkeypatch.setattr(metrics_module.time, "monotonic", lambda: 10.0)
+    assert made(folder).targets_per_second == 0
+
+
+def test_every_rank_but_the_first_is_silent(folder, capsys):
+    before = (folder / "metrics.jsonl").read_bytes()
+    metrics = made(folder, main=False)
+    metrics.start_wandb(folder, {})
+    metrics.step(targets=300, loss=0.25, lr=0.01, advance=True)
+    metrics.record(3, {"loss": 0.25})
+    metrics.say("above the bar")
+    metrics.close()
+    assert capsys.readouterr() == ("", "") and (folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "key", "mode"), [(None, None, "offline"), (None, "k", "online"), ("disabled", "k", "disabled")]
+)
+def test_the_tracker_gets_settings_and_measurements_and_its_end(folder, monkeypatch, asked, key, mode):
+    calls = []
+    run = SimpleNamespace(log=lambda *a, **o: calls.append((a, o)), finish=lambda: calls.append("finish"))
+    api = SimpleNamespace(api_key=key)
+    wandb = SimpleNamespace(api=api, init=lambda **options: calls.append(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if asked:
+        monkeypatch.setenv("WANDB_MODE", asked)
+    metrics = made(folder)
+    metrics.start_wandb(folder, {"seed": 7})
+    metrics.record(3, {"loss": 0.25})
+    metrics.close()
+    begun = {"project": "minimind_ref", "dir": str(folder), "config": {"seed": 7}, "mode": mode}
+    assert calls == [begun, (({"loss": 0.25},), {"step": 3}), "finish"]
+
+
+def test_curves_are_drawn_a_panel_for_each_group_of_keys(folder, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    metrics = made(folder, done_steps=9)
+    metrics.record(2, {"held_out_loss": 2.5})
+    metrics.close()
+    drawn, close = [], pyplot.close
+    monkeypatch.setattr(pyplot, "close", lambda figure: drawn.append(figure) or close(figure))
+    assert draw_curves(folder, "sft", (("loss", "held_out_loss"), ("reward",))) == folder / "curves.png"
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG") and not pyplot.get_fignums()
+    first, second = drawn[0].axes
+    lines = [(line.get_label(), line.get_xydata().tolist(), line.get_marker()) for line in first.lines]
+    assert lines == [("loss", [[1, 3], [2, 2], [3, 1]], "None"), ("held out loss", [[2, 2.5]], "o")]
+    assert first.get_legend() and first.get_xlabel() == "optimiser step"
+    assert not second.lines and not second.get_legend()
 
 
 def test_without_matplotlib_nothing_is_drawn(folder, monkeypatch):
