@@ -45,7 +45,7 @@ OWNERS = {
     "train/checkpoint": ["pretrain", "train", "stages"],
     "train/dpo": ["post_training", "preference", "reinforcement", "stages"],
     "train/grpo": ["post_training", "reinforcement", "rollouts", "stages"],
-    "train/loop": ["loop", "training", "pretrain"],
+    "train/loop": ["loop", "training"],
     "train/pairs": ["post_training", "preference", "reinforcement"],
     "train/pipeline": ["pipeline"],
     "train/policy_measures": ["post_training"],
