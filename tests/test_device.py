@@ -51,6 +51,13 @@ def test_the_best_device_is_taken_in_the_precision_that_it_multiplies_natively(m
     assert reason.startswith(f"{found.device} (") and f"), {found.dtype} (".replace("torch.", "") in reason
 
 
+def test_a_torch_that_does_not_know_its_processor_is_taken_for_one_without_bfloat16(machine, monkeypatch):
+    machine()
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, name)
+    assert place().dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
@@ -66,6 +73,8 @@ def test_what_is_asked_for_is_taken_and_a_process_has_the_device_of_its_number(m
     found = place(*asked)
     assert found.reason == expected and str(found.device) == expected.partition(" ")[0]
     assert found.scaled == (found.dtype == torch.float16)
+    machine(cuda=1)
+    assert place("cuda", "float32").device == torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "meta"])

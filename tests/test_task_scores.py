@@ -83,7 +83,7 @@ def test_an_interval_ends_where_a_share_would_be_two_of_its_standard_errors_away
 
 
 def test_a_share_is_written_in_per_cent_with_its_interval():
-    assert str(Share(1, 4)) == "25.0 [4.6, 69.9]"
+    assert str(Share(3, 4)) == "75.0 [30.1, 95.4]"
 
 
 def test_questions_are_the_first_of_a_file_with_their_answers(tmp_path):

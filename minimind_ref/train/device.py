@@ -29,7 +29,7 @@ class Placement(NamedTuple):
         return torch.autocast(self.device.type, dtype=self.dtype)
 
 
-def place(device: str = "auto", dtype: str = "auto", local_rank: int = -1) -> Placement:
+def place(device: str = "auto", dtype: str = "auto", local_rank: int = 0) -> Placement:
     """Choose the device and dtype, or check the ones asked for; UserError where the machine has none such."""
     where, why = _device(device, local_rank)
     kind, because = _dtype(where, dtype)
