@@ -35,7 +35,8 @@ def made(folder, main=True, **options):
 
 
 def test_a_run_goes_on_in_its_file_and_its_bar(folder, capsys, monkeypatch):
-    monkeypatch.setattr(metrics_module.time, "monotonic", iter((10.0, 12.0, 14.0)).__next__)
+    clock = iter((10.0, 12.0, 14.0))
+    monkeypatch.setattr(metrics_module, "time", SimpleNamespace(monotonic=clock.__next__))
     metrics = made(folder)
     metrics.step(targets=900, loss=9.0, lr=0.5, advance=True)
     metrics.step(targets=300, loss=0.25, lr=0.01, advance=False)  # skipped for overflow
@@ -50,8 +51,10 @@ def test_a_run_goes_on_in_its_file_and_its_bar(folder, capsys, monkeypatch):
 
 
 def test_a_clock_that_stands_still_is_no_division_by_zero(folder, monkeypatch):
-    monkeypatch.setattr(metrics_module.time, "monotonic", lambda: 10.0)
-    assert made(folder).targets_per_second == 0
+    monkeypatch.setattr(metrics_module, "time", SimpleNamespace(monotonic=lambda: 10.0))
+    metrics = made(folder)
+    assert metrics.targets_per_second == 0
+    metrics.close()
 
 
 def test_every_rank_but_the_first_is_silent(folder, capsys):
