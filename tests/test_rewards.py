@@ -84,6 +84,7 @@ def test_length_compares_with_the_reference(answer, reference, expected):
     ("answer", "expected"),
     [
         ("a b c d", 1),
+        ("a b a c a", 1),
         ("a a a a", 0.5),
         ("A a a A a a", 0.25),
         ("", 1),
