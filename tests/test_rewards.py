@@ -1,6 +1,7 @@
 """Rewards: what the built-in ones say, how they add up, and that a user's mistake is one line that names it."""
 
 import re
+import sys
 from fractions import Fraction
 from textwrap import dedent
 
@@ -37,6 +38,7 @@ def returning(values):
 def write_module(folder, monkeypatch, name, source):
     (folder / f"{name}.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 @pytest.mark.parametrize("answer", ["a b", " a b", "a b\n", "\u3000a b\t "])
