@@ -114,6 +114,7 @@ def test_the_report_says_rose_or_fell_only_where_the_intervals_are_apart(tmp_pat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--seed", "-1"], "--seed -1 must be at least 0"),
         (["--questions", "0"], "--questions 0 must be at least 1"),
         (["--out_dir", ""], "--out_dir is empty"),
         (["--sft.max_step", "3"], "did you mean --max_steps"),
