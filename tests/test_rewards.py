@@ -166,6 +166,8 @@ def test_numbers_in_any_sequence_are_taken(values):
         (torch.tensor(1.0), "returned 1.0, not a list of numbers"),
         ("12", "returned '12', not a list of numbers"),
         ({"a": 1, "b": 2}, "returned {'a': 1, 'b': 2}, not a list of numbers"),
+        (["x" * 58, 1], f"returned '{'x' * 58}' for answer 0, not a finite number"),
+        (["x" * 59, 1], f"returned '{'x' * 56}... for answer 0, not a finite number"),
         (["x" * 99, 1], f"returned '{'x' * 56}... for answer 0, not a finite number"),
         ([1, 10**400], f"returned 1{'0' * 56}... for answer 1, not a finite number"),
         ([1, 10**5000], "returned a number of type int for answer 1, not a finite number"),
@@ -185,7 +187,7 @@ def test_finite_rewards_whose_sum_is_not_are_named_with_their_weights():
 
 
 def test_a_function_that_raises_is_named_with_the_line(tmp_path, monkeypatch, capsys):
-    write_module(tmp_path, monkeypatch, "bad_rewards", "def f(prompts, answers, references):\n    return 1 / 0\n")
+    write_module(tmp_path, monkeypatch, "bad_rewards", "def g():\n    return 1 / 0\ndef f(*_):\n    return g()\n")
     rewards = load_rewards("bad_rewards:f")
     assert run_command(lambda argv: rewards([PROMPT], ["a"], ["a"]), []) == 1
     where = re.escape(str(tmp_path / "bad_rewards.py"))
