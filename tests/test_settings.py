@@ -1,7 +1,7 @@
 """What flags mean before anything runs: defaults, recipes, MiniMind's choices, and what is refused with one line."""
 
 import math
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import get_type_hints
 
 import pytest
@@ -10,7 +10,7 @@ from chat_runs import SHAPE
 
 from minimind_ref import PRESETS, ModelConfig
 from minimind_ref.errors import UserError
-from minimind_ref.train.recipes import TINY, layer
+from minimind_ref.train.recipes import TINY, Family, layer
 from minimind_ref.train.settings import Settings
 from minimind_ref.train.stage_settings import (
     STAGES,
@@ -27,13 +27,13 @@ BEYOND = math.nextafter(LARGEST, math.inf)
 INITIAL = ModelConfig(**SHAPE)
 
 
-@pytest.mark.parametrize("kind", [Settings, *STAGES.values(), AllSettings])
+@pytest.mark.parametrize("kind", [Family, Settings, *STAGES.values(), AllSettings])
 def test_every_flag_has_a_default_of_its_kind_and_a_help_text(kind):
     hints = get_type_hints(kind)
     for f in fields(kind):
         assert f.default is None or isinstance(f.default, hints[f.name]), f.name
-        assert f.default is not MISSING and f.default in f.metadata.get("options", [f.default])
-        assert isinstance(f.metadata["help"], str) and "group" in f.metadata
+        assert f.default is None or f.default in f.metadata.get("options", [f.default])
+        assert isinstance(f.metadata["help"], str) and isinstance(f.metadata["group"], str)
     assert kind()
 
 
@@ -186,6 +186,9 @@ def test_tiny_has_a_recipe_for_every_stage_and_for_every_step_of_all(name):
     stage = STEPS[name].stage
     config, settings = layer(stage, {}, PRESETS["tiny"], recipe=name)
     assert config == PRESETS["tiny"] and settings == STAGES[stage](**TINY[name])
+    hints = get_type_hints(STAGES[stage])
+    assert all(isinstance(value, hints[key]) for key, value in TINY[name].items())
+    assert settings.warmup_iters < settings.max_steps and settings.weight_decay < 0.5 < settings.beta2
     assert layer(stage, {"max_steps": 7}, PRESETS["tiny"], recipe=name)[1].max_steps == 7
     assert layer(stage, {}, INITIAL, recipe=name)[1] == STAGES[stage]()
     assert layer(stage, {}, PRESETS["tiny"])[1] == STAGES[stage](**TINY[stage])
