@@ -96,3 +96,9 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, folder):
         assert find_weights(folder) == folder
         with pytest.raises(UserError, match=r"config\.json"):
             read_network(folder)
+
+
+def test_a_file_that_is_no_network_is_named(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth"):
+        read_network(tmp_path / "x.pth")

@@ -45,6 +45,7 @@ def test_every_flag_has_a_default_of_its_kind_and_a_help_text(kind):
         ("dpo", dict(epochs=2, learning_rate=1e-8, accumulation_steps=1, max_seq_len=1024, batch_size=4, beta=0.1)),
         ("grpo", dict(epochs=1, learning_rate=3e-7, accumulation_steps=1, max_seq_len=768, batch_size=2, beta=0.1)),
         ("grpo", dict(max_new_tokens=1024, num_generations=8, clip_low=0.2, clip_high=0.2, loss="clip")),
+        ("grpo", dict(reward="exact_match")),
         *((stage, dict(grad_clip=1.0, warmup_iters=0, num_workers=1, log_interval=100)) for stage in STAGES),
         *((stage, dict(save_interval=100, use_wandb=False, out_dir="out", device="auto")) for stage in STAGES),
         *((stage, dict(dtype="auto", ddp=False, local_rank=-1, weight_decay=0.01)) for stage in STAGES),
@@ -239,5 +240,6 @@ def test_every_step_of_all_starts_from_a_step_before_it():
     seen = []
     for name, step in STEPS.items():
         assert step.stage in STAGES and (step.start in seen or step.start is None)
+        assert step.data is None or step.data.endswith("_train.jsonl")
         assert (step.stage == "pretrain") == (step.start is None) == (step.data is None)
         seen.append(name)
