@@ -342,7 +342,7 @@ def test_what_is_not_there_is_not_implemented():
 def test_a_missing_gradient_is_not_implemented():
     report = check("rms_norm", right_in_numpy)
     assert statuses(report, "NOT IMPLEMENTED") == {"RMS_NORM-10", "RMS_NORM-11", "RMS_NORM-12"}
-    assert not report.passed
+    assert not report.passed and ": INCOMPLETE, none fails: 9 of 17 clauses; " in report.summary
     vjp = OPERATIONS["rms_norm"].reference_vjp
     assert check(
         "rms_norm",

@@ -14,7 +14,7 @@ SHARED = Path("share") / "minimind_ref"
 @cache
 def find() -> Path:
     """Give the folder that has golden/ and specs/: pyproject.toml installs them under share/ of the environment."""
-    prefixes = dict.fromkeys([Path(sys.prefix), *PACKAGES.parents])
+    prefixes = dict.fromkeys([Path(sys.prefix), PACKAGES, *PACKAGES.parents])
     places = [definitions.ROOT, *(prefix / SHARED for prefix in prefixes)]
     for place in places:
         if (place / "golden" / "manifest.json").exists() and (place / "specs").is_dir():

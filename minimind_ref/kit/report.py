@@ -92,7 +92,8 @@ class Report:
         rest = ", ".join(f"{n} {status.lower()}" for status, n in self.counts.items() if status != PASS)
         bugs = {v.failure.looks_like for v in self.verdicts if v.failure and v.failure.looks_like}
         rest += "".join(f"; looks like {bug}" for bug in sorted(bugs))
-        word = "passed" if self.passed else "NOT PASSED"
+        incomplete = set(self.counts) <= {PASS, MISSING, CHOICE, NOT_RUN} and PASS in self.counts
+        word = "passed" if self.passed else "INCOMPLETE, none fails" if incomplete else "NOT PASSED"
         return f"{self.name}: {word}: {self.counts.get(PASS, 0)} of {total} clauses" + (f"; {rest}" if rest else "")
 
     def __str__(self) -> str:
