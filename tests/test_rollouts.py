@@ -186,6 +186,7 @@ def test_the_advantage_and_the_divisor_are_those_that_are_asked_for(tmp_path):
         (answers,) = next(stage.windows(0))
         groups = answers.advantages.view(3, 4)
         tokens = int(answers.mask.sum())
+        assert answers.num_documents == 12 and not answers.attention_mask.all()
         assert answers.num_targets == (tokens if normalise == "token" else 12) != tokens - 12
         spread = groups.square().mean(dim=1).sqrt()
         assert ((spread > 0.99).all() or not scale) and (scale or (spread < 0.9).all())
