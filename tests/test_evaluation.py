@@ -112,6 +112,16 @@ def test_combining_parts_is_judging_them_together(tokens):
     assert_near(combine(found), judged(held_out(tokens)))
 
 
+def test_one_token_is_enough_to_judge_and_none_is_nothing(tmp_path):
+    """The first token of a text is not predicted, so that of "ab" only b is: from a, as the successor has it."""
+    for text, expected in (("ab", (math.log(2), 2.0, 1.0, 0.0, 0.0, 1)), ("a", None)):
+        options = dict(cache_dir=tmp_path, name=text, wrap=False, settings={})
+        found = judged(held_out(write_token_file([text], ByteTokenizer(), **options)))
+        assert found is None if expected is None else found.tokens == 1
+        if expected:
+            assert_near(found._replace(unigram=0.0, bigram=0.0), Evaluation(*expected))
+
+
 def test_the_network_trains_on_afterwards(tokens):
     network = Successor()
     evaluate(network, held_out(tokens), place("cpu", "float32"), Ranks())
@@ -128,6 +138,11 @@ def test_what_a_person_reads():
     assert loss == "loss 1.5000 nats/token, perplexity 4.48, 0.750 bits/byte"
     expected = "unigram 3.2500 (1.75 more than the model), bigram 2.0000 (0.50 more), on the same 1,234 tokens"
     assert baselines == expected
+
+
+def test_what_is_kept_says_of_what_it_is():
+    own = {"held_out_loss": 1.5, "held_out_perplexity": 4.5, "held_out_bits_per_byte": 0.75, "held_out_tokens": 9}
+    assert Evaluation(1.5, 4.5, 0.75, 3.25, 2.0, 9).values() == {**own, "unigram": 3.25, "bigram": 2.0}
 
 
 def test_bytes_of_tokens_add_up_to_the_texts():

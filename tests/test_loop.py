@@ -19,10 +19,11 @@ from minimind_ref.errors import RunError
 from minimind_ref.loss.cross_entropy import cross_entropy
 from minimind_ref.optim.adamw import AdamW
 from minimind_ref.optim.grad_scaler import GradScaler
+from minimind_ref.train import loop
 from minimind_ref.train.device import place
 from minimind_ref.train.distributed import Ranks
 from minimind_ref.train.evaluation import inputs
-from minimind_ref.train.loop import Loss, Run, optimisation_step, parameter_groups
+from minimind_ref.train.loop import Loss, Progress, Run, fit, optimisation_step, parameter_groups
 from minimind_ref.train.stage_settings import PretrainSettings
 
 SHAPE = dict(
@@ -100,6 +101,24 @@ def test_accumulation_3_a_mean_of_means_differs_where_counts_differ():
     ours, _ = gradients(config, window, accumulation_steps=2)
     theirs, _ = gradients(config, window, accumulation_steps=2, normaliser="mean_of_means")
     assert max((a - b).abs().max() / a.abs().max() for a, b in zip(ours, theirs, strict=True)) > 0.01
+
+
+def test_a_window_of_one_document_has_its_load_balance_whole():
+    run, batch = make_run(ModelConfig(**SHAPE, **MOE)), batch_of(rows_of(5, "pad")[:1], "pad")
+    expected = loss_of(run.model, batch).aux.item()
+    assert optimisation_step(run, [batch], loss_of).aux_loss == expected > 0
+
+
+def test_two_ranks_with_the_same_window_take_the_step_of_one(monkeypatch):
+    """Each sum over the ranks is then twice what a rank has, and no bit of the rest is another."""
+    config, window = ModelConfig(**SHAPE, **MOE), [batch_of(rows_of(5, "pack"), "pack")]
+    whole, report = gradients(config, window)
+    monkeypatch.setattr(loop, "total", lambda values, ranks, device: [2.0 * v for v in values])
+    monkeypatch.setattr(loop, "sum_gradients", lambda model, ranks: [p.grad.mul_(2) for p in model.parameters()])
+    parts, of_two = gradients(config, window)
+    for one, other in zip(whole, parts, strict=True):
+        assert_same(one, other)
+    assert of_two == report._replace(targets=2 * report.targets)
 
 
 def test_accumulation_10_nothing_of_a_window_is_in_the_next():
@@ -186,6 +205,26 @@ def test_a_skipped_step_changes_nothing_and_does_not_advance_the_schedule():
     assert optimisation_step(run, window, loss_of).learning_rate == report.learning_rate == 0.1
 
 
+def test_steps_are_taken_in_training_mode_until_they_are_used_up_or_it_is_enough():
+    window = [batch_of(rows_of(1, "pack"), "pack")]
+
+    def loss_in_training(network, batch):
+        assert network.training
+        return loss_of(network, batch)
+
+    for windows, enough, steps in ((2, 99, 2), (99, 3, 3), (99, 99, 10)):
+        run = make_run(ModelConfig(**SHAPE))
+        run.model.eval()
+        fit(run, itertools.repeat(window, windows), loss_in_training, lambda _: run.progress.steps >= enough)  # noqa: B023
+        assert run.progress.steps == steps
+
+
+@pytest.mark.parametrize("bad", [-1, 1.0, True, None])
+def test_progress_is_counts(bad):
+    with pytest.raises(ValueError, match=f"skipped={bad} must be a count"):
+        Progress(steps=3, skipped=bad)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change(bad):
     run = make_run(ModelConfig(**SHAPE))
@@ -194,6 +233,20 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_change(bad):
         optimisation_step(
             run, [batch_of(rows_of(1, "pack"), "pack")], lambda n, b: Loss(loss_of(n, b).total * bad, torch.zeros(()))
         )
+    for name, tensor in run.model.state_dict().items():
+        assert_same(tensor, before[name])
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_before_the_weights_change():
+    run = make_run(ModelConfig(**SHAPE))
+    before = copy.deepcopy(run.model.state_dict())
+
+    def steep(network, batch):
+        loss, aux = loss_of(network, batch)
+        return Loss(loss + (0 * loss).sqrt(), aux)  # whose slope at 0 is infinite
+
+    with pytest.raises(RunError, match="the gradient's norm is nan in optimiser step 1; a lower --learning_rate may"):
+        optimisation_step(run, [batch_of(rows_of(1, "pack"), "pack")], steep)
     for name, tensor in run.model.state_dict().items():
         assert_same(tensor, before[name])
 

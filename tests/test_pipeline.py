@@ -83,37 +83,90 @@ def test_flags_of_one_step_are_taken_apart_from_those_of_all():
     assert of_step == {"sft": ["--max_steps", "5", "--beta1=0.8"], "grpo": ["--scale_rewards"]}
 
 
-def results():
+def results(learnt=("reverse",)):
     """Made-up results of every step: exact match 1, 50, 52, 20, 0 and 45 of 100."""
     found = {}
     for step, right in zip(STEPS, (1, 50, 52, 20, 0, 45), strict=True):
-        shares = {"reverse": [right, 100], "all": [right, 100]}
-        found[step] = {"greedy": shares, "sampled": shares, "unmarked": {"all": [44, 100]}, "transcripts": []}
+        greedy = {"reverse": [right, 100], "sum": [2, 100], "all": [right, 100]}
+        sampled = {"reverse": [3, 100], "sum": [4, 100], "all": [5, 100]}
+        found[step] = {"greedy": greedy, "sampled": sampled, "unmarked": {"all": [44, 100]}}
         found[step]["likely"] = [right / 128, 0.25, right / 64]
-    found["sft"]["learnt"] = ["reverse"]
+        found[step]["transcripts"] = [["say ab", "ba", f"{step}\nab"]]
+    found["sft"]["learnt"] = list(learnt)
     pair = {"total": 50, "implicit": 45, "before": 30, "after": 40, "margin": 0.25}
     found["dpo"]["pairs"] = {"reverse": pair, "sum": {**pair, "implicit": 5}}
     return found
 
 
-def test_the_report_says_rose_or_fell_only_where_the_intervals_are_apart(tmp_path):
-    for step in ("grpo", "unlearn"):
+@pytest.fixture
+def sections(tmp_path):
+    """The report of a run whose two reinforcement steps measured 19 and 5 steps, by its headings."""
+    for step, count in (("grpo", 19), ("unlearn", 5)):
         (tmp_path / step).mkdir()
-        records = [{"stage": "grpo", "step": n, "reward": n / 8, "kl": 0.5} for n in range(1, 20)]
+        records = [{"stage": "grpo", "step": n, "reward": n / 8} for n in range(1, count + 1)]
+        records += [{"stage": "grpo", "step": count, "kl": 0.5}, {"stage": "sft", "step": count, "kl": 9.0}]
         (tmp_path / step / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    text = write_report(tmp_path, results()).read_text(encoding="utf-8")
-    assert "Greedy exact match rose, from 1.0 % to 50.0 %" in text
+    (tmp_path / "grpo" / "curves.png").touch()
+
+    def made(**options):
+        text = write_report(tmp_path, results(**options)).read_text(encoding="utf-8")
+        return {heading: rest for heading, _, rest in (part.partition("\n") for part in text.split("\n## "))}
+
+    return made
+
+
+def tables(section):
+    """The rows of each table of a section, its head first."""
+    found = [[]]
+    for line in section.splitlines():
+        if line.startswith("| "):
+            found[-1].append(line.strip("| ").split(" | "))
+        elif found[-1]:
+            found.append([])
+    return [[head, *rows] for head, line, *rows in filter(None, found) if set(line) == {"---"}]
+
+
+def test_the_report_says_rose_or_fell_only_where_the_intervals_are_apart(sections):
+    text = sections()["Which gain is which"]
+    assert "Fine-tuning taught reverse, not sum. Greedy exact match rose, from 1.0 % to 50.0 %" in text
     assert "match stayed within its intervals, from 50.0 % to 52.0 %" in text
     assert "plain tasks, greedy exact match fell, from 50.0 % to 20.0 %" in text
     assert "habit, greedy exact match rose, from 0.0 % to 45.0 %" in text and "had 44.0 % right before" in text
-    assert "changed by -23.44 points [-49.96, 3.08], paired" in text and "| all | 9.11 | 47.40 |" in text
+    assert "changed by -23.44 points [-49.96, 3.08], paired" in text
     assert implicit_accuracy(results()) == Share(45, 50)  # the learnt task's pairs alone
-    assert "| reverse | yes | 60.0" in text and "| sum | no |" in text and "| 19 | 2.3750 |" in text
+    for learnt, said in (((), "nothing, not reverse, sum."), (("reverse", "sum"), "reverse, sum. ")):
+        assert f"Fine-tuning taught {said}" in sections(learnt=learnt)["Which gain is which"]
+
+
+def test_the_report_holds_every_share_of_every_step(sections):
+    found = sections()
+    greedy, sampled, likely = tables(found["Exact match"])
+    assert greedy[0] == sampled[0] == ["task", *STEPS]
+    assert [[row[0], row[2].split()[0]] for row in greedy[1:]] == [["reverse", "50.0"], ["sum", "2.0"], ["all", "50.0"]]
+    assert [[row[0], row[2].split()[0]] for row in sampled[1:]] == [["reverse", "3.0"], ["sum", "4.0"], ["all", "5.0"]]
+    assert likely[1:] == [["all", "9.11", "47.40", "48.96", "23.96", "8.33", "43.49"]]
+    assert f"The steps: pretrain: {STEPS['pretrain'].purpose}; sft (sft from pretrain): " in found["Exact match"]
+    ((_, reverse, other),) = tables(found["Preference"])
+    assert [cell.split()[0] for cell in reverse] == ["reverse", "yes", "60.0", "80.0", "90.0", "0.25"]
+    assert [cell.split()[0] for cell in other] == ["sum", "no", "60.0", "80.0", "10.0", "0.25"]
+    for step in STEPS:
+        assert f"### {step}\n\n- say ab  \n  right: `ba`; answer: `{step} ⏎ ab`\n" in found["Transcripts"]
+
+
+def test_the_report_shows_some_steps_of_a_run_over_time_the_last_among_them(sections):
+    plain, habit = (sections()[f"Reinforcement {which}"] for which in ("on the plain tasks", "against a habit"))
+    ((head, *rows),) = tables(plain)
+    assert head == ["step", "reward", "held out reward", "kl", "ratio min", "ratio max", "clipped", "answer length"]
+    assert [row[0] for row in rows] == ["1", "4", "7", "10", "13", "16", "19"]
+    assert rows[-1][:4] == ["19", "2.3750", "", "0.5000"]
+    assert [row[0] for row in tables(habit)[0][1:]] == ["1", "2", "3", "4", "5"]
+    assert "![curves](grpo/curves.png)" in plain and "curves.png" not in habit
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--seed", "-1"], "--seed -1 must be at least 0"),
         (["--questions", "0"], "--questions 0 must be at least 1"),
         (["--out_dir", ""], "--out_dir is empty"),
         (["--sft.max_step", "3"], "did you mean --max_steps"),

@@ -10,7 +10,7 @@ from tolerance import Ulps, assert_same, assert_within
 from minimind_ref.data.chat_template import encode_chat
 from minimind_ref.loss.cross_entropy import token_logp
 from minimind_ref.train.loop import optimisation_step
-from minimind_ref.train.pairs import score_pairs
+from minimind_ref.train.pairs import score_all, score_pairs
 
 SUMS = Ulps(2**8, "float32", "sums of the same numbers in another order, or in a batch of other rows")
 
@@ -105,6 +105,21 @@ def test_scores_of_the_reference_are_kept_for_what_they_depend_on(tmp_path):
         for one, other in ((shared.train, alone.train), (shared.held, alone.held)):
             assert_same(one.reference, other.reference)
     assert len(list((tmp_path / "out" / "cache").glob("reference-*.npy"))) == len(changes)
+
+
+def test_every_pair_is_scored_also_where_the_last_batch_has_one(tmp_path):
+    ready = made(tmp_path)
+    part = ready.stage.train
+    assert len(part) % 4 == 1
+    assert_within(torch.tensor(score_all(ready.run.model, part, 4, ready.run.placement, "sum")), part.reference, SUMS)
+
+
+def test_no_pair_is_a_row_of_padding(tmp_path):
+    part = made(tmp_path).stage.train
+    part.rows.pad_id = 7
+    none = part.collate([])
+    assert none.reference.shape == (0, 2) and none.num_targets == none.num_documents == 0
+    assert none.batch.input_ids.unique().tolist() == [7]
 
 
 def test_what_is_chosen_becomes_likelier_than_what_is_rejected(tmp_path):

@@ -83,10 +83,17 @@ def test_dropout_acts_in_training_only(tmp_path):
 
 @pytest.mark.parametrize("file", ["", "reward_24.pth"])
 def test_what_is_saved_is_loaded(model, tmp_path, file):
-    model.float().save(tmp_path)
-    state = torch.load(tmp_path / "reward_24.pth", weights_only=True)
-    assert "score.weight" in state and "model.layers.1.mlp.up_proj.weight" in state and "lm_head.weight" not in state
-    loaded = load_rewards(f"model:{tmp_path / file}=1")(PROMPTS, ANSWERS, [None] * 3)
+    folder = tmp_path / "not" / "there"
+    with pytest.raises(UserError, match="not/there: there is no such reward model"):
+        RewardModel.load(folder)
+    model.float().save(folder)
+    state = torch.load(folder / "reward_24.pth", weights_only=True)
+    assert (
+        state["score.weight"].shape == (1, 24)
+        and "model.layers.1.mlp.up_proj.weight" in state
+        and "lm_head.weight" not in state
+    )
+    loaded = load_rewards(f"model:{folder / file}=1")(PROMPTS, ANSWERS, [None] * 3)
     assert_same(torch.tensor(loaded), torch.tensor(model.reward(PROMPTS, ANSWERS, [None] * 3)))
 
 

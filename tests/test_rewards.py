@@ -1,6 +1,7 @@
 """Rewards: what the built-in ones say, how they add up, and that a user's mistake is one line that names it."""
 
 import re
+import sys
 from fractions import Fraction
 from textwrap import dedent
 
@@ -37,6 +38,7 @@ def returning(values):
 def write_module(folder, monkeypatch, name, source):
     (folder / f"{name}.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 @pytest.mark.parametrize("answer", ["a b", " a b", "a b\n", "\u3000a b\t "])
@@ -84,6 +86,7 @@ def test_length_compares_with_the_reference(answer, reference, expected):
     ("answer", "expected"),
     [
         ("a b c d", 1),
+        ("a b a c a", 1),
         ("a a a a", 0.5),
         ("A a a A a a", 0.25),
         ("", 1),
@@ -163,6 +166,8 @@ def test_numbers_in_any_sequence_are_taken(values):
         (torch.tensor(1.0), "returned 1.0, not a list of numbers"),
         ("12", "returned '12', not a list of numbers"),
         ({"a": 1, "b": 2}, "returned {'a': 1, 'b': 2}, not a list of numbers"),
+        (["x" * 58, 1], f"returned '{'x' * 58}' for answer 0, not a finite number"),
+        (["x" * 59, 1], f"returned '{'x' * 56}... for answer 0, not a finite number"),
         (["x" * 99, 1], f"returned '{'x' * 56}... for answer 0, not a finite number"),
         ([1, 10**400], f"returned 1{'0' * 56}... for answer 1, not a finite number"),
         ([1, 10**5000], "returned a number of type int for answer 1, not a finite number"),
@@ -182,7 +187,7 @@ def test_finite_rewards_whose_sum_is_not_are_named_with_their_weights():
 
 
 def test_a_function_that_raises_is_named_with_the_line(tmp_path, monkeypatch, capsys):
-    write_module(tmp_path, monkeypatch, "bad_rewards", "def f(prompts, answers, references):\n    return 1 / 0\n")
+    write_module(tmp_path, monkeypatch, "bad_rewards", "def g():\n    return 1 / 0\ndef f(*_):\n    return g()\n")
     rewards = load_rewards("bad_rewards:f")
     assert run_command(lambda argv: rewards([PROMPT], ["a"], ["a"]), []) == 1
     where = re.escape(str(tmp_path / "bad_rewards.py"))

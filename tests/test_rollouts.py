@@ -143,7 +143,7 @@ def test_what_is_logged_of_updates_is_what_the_scores_say(tmp_path):
 
 def test_measures_are_means_and_extremes_since_they_were_last_taken():
     measures = PolicyMeasures()
-    for rewards in ([[1.0, 1.0], [0.0, 2.0]], [[3.0, 5.0], [4.0, 4.0]]):
+    for rewards in ([[1.0, 1.0], [0.0, 2.0]], [[3.0, 5.0], [2.0, 6.0]]):
         measures.add_rollout(Scored([[1, 2], [3], [4, 5, 6], [7]], [True, False, True, True], torch.tensor(rewards)))
     for ratios in ([1.0, 4.0, 0.5], [2.0, 0.125], []):
         logp, old = torch.tensor(ratios).log2().mul(math.log(2)), torch.zeros(len(ratios))
@@ -151,7 +151,7 @@ def test_measures_are_means_and_extremes_since_they_were_last_taken():
     found = measures.take(Ranks())
     assert found.pop("ratio_min") == torch.tensor(-3 * math.log(2)).exp().item()
     assert found.pop("ratio_max") == torch.tensor(2 * math.log(2)).exp().item()
-    means = {"reward": 2.5, "answer_length": 1.75, "finished": 0.75, "equal_groups": 0.5, "kl": 1.0, "clipped": 0.4}
+    means = {"reward": 2.5, "answer_length": 1.75, "finished": 0.75, "equal_groups": 0.25, "kl": 1.0, "clipped": 0.4}
     assert found == means
     assert measures.take(Ranks()) == {}
 
@@ -186,6 +186,7 @@ def test_the_advantage_and_the_divisor_are_those_that_are_asked_for(tmp_path):
         (answers,) = next(stage.windows(0))
         groups = answers.advantages.view(3, 4)
         tokens = int(answers.mask.sum())
+        assert answers.num_documents == 12 and not answers.attention_mask.all()
         assert answers.num_targets == (tokens if normalise == "token" else 12) != tokens - 12
         spread = groups.square().mean(dim=1).sqrt()
         assert ((spread > 0.99).all() or not scale) and (scale or (spread < 0.9).all())

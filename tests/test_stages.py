@@ -8,13 +8,12 @@ from chat_runs import CPU, FLAGS, NAMES, SHAPE, run, session, write_conversation
 from runs import train, train_elsewhere
 from tolerance import Ulps, assert_same, assert_within
 
-from minimind_ref import PRESETS, ModelConfig
+from minimind_ref import ModelConfig
 from minimind_ref.data.chat_template import encode_chat
 from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.errors import UserError
 from minimind_ref.train import session as session_module
 from minimind_ref.train.network import build, check_length, check_vocabulary, load_tokenizer
-from minimind_ref.train.recipes import TINY, layer
 from minimind_ref.train.stage_settings import SFTSettings
 
 STAGES = ("sft", "dpo", "grpo")
@@ -215,29 +214,6 @@ def test_bad_flags_are_one_line(tmp_path, capsys, stage, flags, message):
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_compat_takes_the_choices_that_a_stage_has():
-    initial = ModelConfig(**SHAPE)
-    assert layer("dpo", {"compat": "minimind2"}, initial)[1].reduction == "mean"
-    assert layer("sft", {"compat": "minimind3"}, initial)[1].template == "minimind3"
-    assert layer("grpo", {"compat": "minimind2"}, initial)[1].template == "minimind2"
-    assert layer("grpo", {"compat": "minimind3"}, initial)[1].loss == "cispo"
-    assert layer("dpo", {"compat": "minimind2", "reduction": "sum"}, initial)[1].reduction == "sum"
-
-
-@pytest.mark.parametrize(
-    ("given", "clip_high"),
-    [
-        ({}, 0.2),
-        ({"loss": "cispo"}, 4.0),
-        ({"compat": "minimind3"}, 4.0),
-        ({"compat": "minimind3", "loss": "clip"}, 0.2),
-        ({"loss": "cispo", "clip_high": 0.28}, 0.28),
-    ],
-)
-def test_the_upper_clip_follows_the_loss_unless_it_is_given(given, clip_high):
-    assert layer("grpo", given, ModelConfig(**SHAPE))[1].clip_high == clip_high
-
-
 def test_every_epoch_reads_all_samples_in_an_order_of_its_own(tmp_path):
     start, data = write_network(tmp_path / "start"), write_conversations(tmp_path / "data.jsonl", 11)
     options = dict(init_from=start, data_path=data, out_dir=tmp_path, held_out=0.0, batch_size=1, epochs=3)
@@ -273,11 +249,6 @@ def test_window_vocabulary_and_seed_of_the_network_are_the_runs(tmp_path):
     first, again, other = (build(config, SFTSettings(seed=seed)).lm_head.weight for seed in (1, 1, 2))
     assert_same(first, again)
     assert not torch.equal(first, other)
-
-
-def test_a_step_of_the_pipeline_may_have_a_recipe_of_its_own():
-    found = [layer("sft", {}, PRESETS["tiny"], recipe=name)[1].learning_rate for name in (None, "sft", "habit")]
-    assert found == [TINY[name]["learning_rate"] for name in ("sft", "sft", "habit")] and found[1] != found[2]
 
 
 def test_compat_starts_from_weights_that_were_trained_without_it(tmp_path):

@@ -27,6 +27,7 @@ from minimind_ref.train.task_scores import (
     exact_match,
     mean,
     paired_change,
+    read_questions,
     right_probabilities,
 )
 
@@ -69,7 +70,7 @@ def test_a_right_answer_is_as_probable_as_if_its_question_were_alone(tmp_path, m
         assert_within(torch.tensor([probability]), torch.tensor([expected]), SUMS)
 
 
-@pytest.mark.parametrize(("right", "total"), [(8, 10), (1, 40), (2.75, 4), (0, 7), (7, 7)])
+@pytest.mark.parametrize(("right", "total"), [(8, 10), (1, 40), (2.75, 4), (0, 7), (13, 13), (1, 1)])
 def test_an_interval_ends_where_a_share_would_be_two_of_its_standard_errors_away(right, total):
     """Wilson's: |p − p̂| = z·√(p(1 − p)/n) at both ends, but at those of the range."""
     share = Share(right, total)
@@ -77,8 +78,19 @@ def test_an_interval_ends_where_a_share_would_be_two_of_its_standard_errors_away
         error = task_scores.Z * math.sqrt(p * (1 - p) / total)
         if not p == edge == share.value:
             assert_within(np.array(abs(p - share.value)), np.array(error), FEW_ROUNDINGS)
-    assert share.interval[0] <= share.value <= share.interval[1]
-    assert Share(0, 0).interval == (0.0, 1.0)
+    assert share.interval[0] <= share.value == right / total <= share.interval[1]
+    assert Share(0, 0).interval == (0.0, 1.0) and Share(0, 0).value == 0
+
+
+def test_a_share_is_written_in_per_cent_with_its_interval():
+    assert str(Share(3, 4)) == "75.0 [30.1, 95.4]"
+
+
+def test_questions_are_the_first_of_a_file_with_their_answers(tmp_path):
+    records = [{"task": task, "conversations": turns(*texts)} for task, *texts in ("abc", "def", "ghi")]
+    path = write_records(tmp_path / "x.jsonl", records)
+    assert read_questions(path, 2) == [TaskQuestion(*"abc"), TaskQuestion(*"def")]
+    assert read_questions(path)[2:] == [TaskQuestion(*"ghi")]
 
 
 def test_a_change_is_that_of_each_question():
@@ -96,6 +108,7 @@ def test_exact_matches_are_counted_by_task():
 def test_the_mean_of_several_answers_is_a_share_of_as_many_questions():
     several = [{"a": Share(right, 4), "all": Share(right, 4)} for right in (1, 4, 2, 4)]
     assert mean(several) == {"a": Share(2.75, 4), "all": Share(2.75, 4)}
+    assert mean(several[:1]) == several[0]
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])

@@ -18,8 +18,6 @@ from minimind_ref.interop.minimind import save_minimind
 from minimind_ref.optim.grad_scaler import GradScaler
 from minimind_ref.train import run as run_module
 from minimind_ref.train import session as session_module
-from minimind_ref.train.recipes import layer
-from minimind_ref.train.stage_settings import PretrainSettings
 
 DROPOUT = ["--dropout", "0.2"]
 
@@ -347,24 +345,6 @@ def test_a_broken_checkpoint_is_refused_and_left_as_it_is(tmp_path, corpus, caps
         assert train("--resume", "--out_dir", out) == 2
         assert message in capsys.readouterr().err
         assert path.read_bytes() == before
-
-
-def test_no_preset_and_no_model_flag_is_tiny_and_a_model_flag_is_minimind2():
-    config, settings = layer("pretrain", {})
-    assert (config.hidden_size, settings.learning_rate, settings.max_seq_len) == (128, 3e-3, 256)
-    config, settings = layer("pretrain", {"num_hidden_layers": 3})
-    assert (config.hidden_size, config.num_hidden_layers, settings) == (512, 3, PretrainSettings())
-    config, settings = layer("pretrain", {"preset": "minimind-3", "learning_rate": 1e-4})
-    assert (config.qk_norm, settings.learning_rate, settings.accumulation_steps) == (True, 1e-4, 8)
-    config, settings = layer("pretrain", {"preset": "minimind2-moe", "compat": "minimind2", "seed": 5})
-    assert config.aux_loss_counts_padding and settings.normaliser == "mean_of_means" and settings.seed == 5
-
-
-def test_the_real_presets_defaults_are_the_seeds():
-    s = PretrainSettings()
-    assert (s.epochs, s.learning_rate, s.accumulation_steps, s.max_seq_len) == (1, 5e-4, 8, 512)
-    assert (s.grad_clip, s.warmup_iters, s.num_workers, s.log_interval, s.save_interval) == (1.0, 0, 1, 100, 100)
-    assert (s.use_wandb, s.out_dir, s.device, s.dtype, s.ddp, s.local_rank) == (False, "out", "auto", "auto", False, -1)
 
 
 def test_help_explains_every_flag(capsys):

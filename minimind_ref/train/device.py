@@ -29,7 +29,7 @@ class Placement(NamedTuple):
         return torch.autocast(self.device.type, dtype=self.dtype)
 
 
-def place(device: str = "auto", dtype: str = "auto", local_rank: int = -1) -> Placement:
+def place(device: str = "auto", dtype: str = "auto", local_rank: int = 0) -> Placement:
     """Choose the device and dtype, or check the ones asked for; UserError where the machine has none such."""
     where, why = _device(device, local_rank)
     kind, because = _dtype(where, dtype)
@@ -60,7 +60,7 @@ def _dtype(device: torch.device, name: str) -> tuple[torch.dtype, str]:
     if name != "auto":
         return getattr(torch, name), "as asked"
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported():
+        if torch.cuda.is_bf16_supported(including_emulation=False):  # an older GPU emulates it, slowly
             return torch.bfloat16, "native on this GPU"
         return torch.float16, "no bfloat16 on this GPU; the loss is scaled"
     if device.type == "mps":

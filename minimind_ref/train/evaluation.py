@@ -46,6 +46,11 @@ def _beside(baseline: float, loss: float) -> str:
     return f"{abs(baseline - loss):.2f} {'less' if baseline < loss else 'more'}"
 
 
+def perplexity(loss: float) -> float:
+    """Give e to a loss in nats, finite however absurd the loss."""
+    return math.exp(min(loss, 700.0))
+
+
 def combine(parts: Sequence[Evaluation]) -> Evaluation:
     """The evaluation of several disjoint sets of tokens together."""
     tokens = sum(part.tokens for part in parts)
@@ -53,7 +58,7 @@ def combine(parts: Sequence[Evaluation]) -> Evaluation:
         sum(getattr(part, name) * part.tokens for part in parts) / tokens for name in ("loss", "unigram", "bigram")
     )
     num_bytes = sum(part.loss * part.tokens / part.bits_per_byte for part in parts)
-    return Evaluation(loss, math.exp(min(loss, 700.0)), loss * tokens / num_bytes, unigram, bigram, tokens)
+    return Evaluation(loss, perplexity(loss), loss * tokens / num_bytes, unigram, bigram, tokens)
 
 
 class HeldOut(NamedTuple):
@@ -92,7 +97,7 @@ def evaluate(network: nn.Module, held_out: HeldOut, placement: Placement, ranks:
     loss = nll / tokens
     return Evaluation(
         loss=loss,
-        perplexity=math.exp(min(loss, 700.0)),
+        perplexity=perplexity(loss),
         bits_per_byte=nll / math.log(2) / max(num_bytes, 1),
         unigram=unigram / tokens,
         bigram=bigram / tokens,

@@ -1,6 +1,5 @@
 """Fine-tuning on conversations: the loss is on what the assistant says, and on where it ends."""
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from minimind_ref.model.transformer import Transformer
 from minimind_ref.train.answers import answer
 from minimind_ref.train.device import Placement
 from minimind_ref.train.distributed import Ranks, main_first, total
+from minimind_ref.train.evaluation import perplexity
 from minimind_ref.train.loop import Loss
 from minimind_ref.train.stage import Epochs
 from minimind_ref.train.stage_settings import SFTSettings
@@ -33,13 +33,15 @@ class HeldOutLoss(NamedTuple):
 
     def values(self) -> dict[str, float]:
         """What metrics.jsonl keeps."""
-        perplexity = math.exp(min(self.loss, 700.0))
-        return {"held_out_loss": self.loss, "held_out_perplexity": perplexity, "held_out_tokens": self.tokens}
+        found = {"loss": self.loss, "perplexity": perplexity(self.loss), "tokens": self.tokens}
+        return {f"held_out_{name}": value for name, value in found.items()}
 
     def lines(self) -> list[str]:
         """What a person reads."""
-        perplexity = math.exp(min(self.loss, 700.0))
-        return [f"loss {self.loss:.4f} nats/token, perplexity {perplexity:.2f}, on {self.tokens:,} tokens of answers"]
+        return [
+            f"loss {self.loss:.4f} nats/token, perplexity {perplexity(self.loss):.2f}, "
+            f"on {self.tokens:,} tokens of answers"
+        ]
 
 
 class FineTuning:

@@ -130,8 +130,7 @@ class AllSettings:
     def __post_init__(self) -> None:
         if self.questions < 1:
             raise UserError(f"--questions {self.questions} must be at least 1")
-        if not self.out_dir:
-            raise UserError("--out_dir is empty: give a path")
+        Settings(out_dir=self.out_dir, seed=self.seed)  # which refuses what no step would take
 
 
 STAGES: dict[str, type[Settings]] = {

@@ -15,11 +15,13 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from types import CodeType, FunctionType
 from typing import IO, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from tqdm import tqdm
 
 from tests.mutate.mutants import BODIES, Mutant
 
@@ -246,6 +248,7 @@ def order_for(module: Module, tests: list[Test]) -> dict[str, float]:
 def run_judge(tests: list[str], judge: Judge) -> int:
     """Collect some test files and let the judge run them."""
     silence(1)
+    tqdm.set_lock(RLock())  # its own is shared with the forks, and one that fails while it draws never releases it
     return pytest.main([*OPTIONS, *tests], plugins=[judge])
 
 
