@@ -1,9 +1,11 @@
 """Small real training runs for tests: a corpus on disk and the command line, in this process or in another."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 from minimind_ref.errors import run_command
@@ -45,3 +47,9 @@ def start_elsewhere(*flags, module=("-m", "minimind_ref.train")):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *module, *map(str, flags)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def run_module(name):
+    """Run a module's file as `python -m` does: runpy cannot, where pytest's own loader finds an installed plugin."""
+    loader = SourceFileLoader(name, importlib.util.find_spec(name).origin)
+    exec(loader.get_code(name), {"__name__": "__main__"})

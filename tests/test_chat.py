@@ -4,7 +4,6 @@ import io
 import os
 import pty
 import re
-import runpy
 import select
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import time
 
 import pytest
 import torch
-from runs import ROOT
+from runs import ROOT, run_module
 
 from minimind_ref.chat import __main__ as command
 from minimind_ref.chat.conversation import Conversation
@@ -286,10 +285,9 @@ def converse(monkeypatch, talk, *lines):
 
 
 def test_the_module_is_the_command(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "minimind_ref.chat.__main__")
     monkeypatch.setattr(sys, "argv", ["chat"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("minimind_ref.chat", run_name="__main__")
+        run_module("minimind_ref.chat.__main__")
     assert ended.value.code == 2 and "(see python -m minimind_ref.chat --help)" in capsys.readouterr().err
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 import re
-import runpy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
 import torch
+from runs import run_module
 
 from minimind_ref import ModelConfig, Transformer, inspect
 from minimind_ref.config import flag
@@ -147,10 +147,9 @@ def test_a_reader_who_has_left_is_noticed_before_the_end_and_never_again(monkeyp
 
 
 def test_a_module_is_a_command(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "minimind_ref.inspect")
     monkeypatch.setattr(sys, "argv", ["inspect"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("minimind_ref.inspect", run_name="__main__")
+        run_module("minimind_ref.inspect")
     assert ended.value.code == 2 and "(see python -m minimind_ref.inspect --help)" in capsys.readouterr().err
 
 

@@ -3,13 +3,12 @@
 import json
 import math
 import re
-import runpy
 import sys
 
 import numpy as np
 import pytest
 import torch
-from runs import write_corpus
+from runs import run_module, write_corpus
 from tolerance import assert_within
 
 from minimind_ref import ModelConfig, Transformer, evaluate
@@ -159,8 +158,7 @@ def test_what_is_not_given_is_what_the_help_says(run, corpus, monkeypatch, capsy
 
 
 def test_the_module_is_the_command(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "minimind_ref.evaluate")
     monkeypatch.setattr(sys, "argv", ["evaluate"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("minimind_ref.evaluate", run_name="__main__")
+        run_module("minimind_ref.evaluate")
     assert ended.value.code == 2 and "(see python -m minimind_ref.evaluate --help)" in capsys.readouterr().err

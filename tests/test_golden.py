@@ -3,7 +3,6 @@
 import inspect
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from arrays import STRUCTURES, draw
+from runs import run_module
 from safetensors.numpy import load_file, save_file
 
 import minimind_ref.model.rms_norm as torch_face
@@ -555,9 +555,8 @@ def test_bad_input_has_status_2_and_one_line(recorded, capsys, monkeypatch):
 
 def test_the_program_ends_with_the_commands_status(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["golden", "check", "--root", str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "minimind_ref.golden.__main__")
     with pytest.raises(SystemExit) as left:
-        runpy.run_module("minimind_ref.golden", run_name="__main__")
+        run_module("minimind_ref.golden.__main__")
     assert left.value.code == 1
 
 
