@@ -35,7 +35,9 @@ def page():
 def compat_rows():
     """One row for each flag that some --compat changes."""
     for name in sorted({name for choices in COMPAT.values() for name in choices}):
-        default = next(getattr(settings, name) for settings in STAGES.values() if hasattr(settings, name))
+        stage, _, flag = name.rpartition(".")
+        stages = [STAGES[stage]] if stage else STAGES.values()
+        default = next(getattr(settings, flag) for settings in stages if hasattr(settings, flag))
         values = [COMPAT[generation].get(name, default) for generation in ("minimind2", "minimind3")]
         yield f"| `{name}` | {default} | {values[0]} | {values[1]} |\n"
 

@@ -52,4 +52,4 @@ def start_elsewhere(*flags, module=("-m", "minimind_ref.train")):
 def run_module(name):
     """Run a module's file as `python -m` does: runpy cannot, where pytest's own loader finds an installed plugin."""
     loader = SourceFileLoader(name, importlib.util.find_spec(name).origin)
-    exec(loader.get_code(name), {"__name__": "__main__"})
+    exec(loader.get_code(name), {"__name__": "__main__", "__file__": loader.path})

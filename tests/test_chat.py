@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from runs import ROOT, run_module
+from runs import ROOT
 
 from minimind_ref.chat import __main__ as command
 from minimind_ref.chat.conversation import Conversation
@@ -282,13 +282,6 @@ def converse(monkeypatch, talk, *lines):
     monkeypatch.setattr("builtins.input", read)
     command.converse(talk)
     return list(given)
-
-
-def test_the_module_is_the_command(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["chat"])
-    with pytest.raises(SystemExit) as ended:
-        run_module("minimind_ref.chat.__main__")
-    assert ended.value.code == 2 and "(see python -m minimind_ref.chat --help)" in capsys.readouterr().err
 
 
 def test_the_end_of_the_input_leaves(monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
@@ -146,11 +147,16 @@ def test_a_reader_who_has_left_is_noticed_before_the_end_and_never_again(monkeyp
     assert capsys.readouterr().err == "error: nobody reads stdout any more\n"
 
 
-def test_a_module_is_a_command(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["inspect"])
+COMMANDS = ("chat", "data.tasks", "data.tokenizer", "evaluate", "golden", "inspect", "kit", "train")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_run_as_a_module(monkeypatch, capsys, name):
+    package = importlib.util.find_spec(f"minimind_ref.{name}").submodule_search_locations
+    monkeypatch.setattr(sys, "argv", [name, "--nonsense"])
     with pytest.raises(SystemExit) as ended:
-        run_module("minimind_ref.inspect")
-    assert ended.value.code == 2 and "(see python -m minimind_ref.inspect --help)" in capsys.readouterr().err
+        run_module(f"minimind_ref.{name}" + ".__main__" * bool(package))
+    assert ended.value.code == 2 and f"python -m minimind_ref.{name}" in capsys.readouterr().err
 
 
 # ---- files ----

@@ -3,12 +3,11 @@
 import json
 import math
 import re
-import sys
 
 import numpy as np
 import pytest
 import torch
-from runs import run_module, write_corpus
+from runs import write_corpus
 from tolerance import assert_within
 
 from minimind_ref import ModelConfig, Transformer, evaluate
@@ -155,10 +154,3 @@ def test_what_is_not_given_is_what_the_help_says(run, corpus, monkeypatch, capsy
     text = " ".join(capsys.readouterr().out.split())
     for name in ("max_seq_len", "batch_size", "max_tokens", "on_bad_line", "dtype"):
         assert re.search(rf"--{name} \S+ [^\[]*\[{taken[0][name]}\]", text.partition("options:")[2])
-
-
-def test_the_module_is_the_command(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["evaluate"])
-    with pytest.raises(SystemExit) as ended:
-        run_module("minimind_ref.evaluate")
-    assert ended.value.code == 2 and "(see python -m minimind_ref.evaluate --help)" in capsys.readouterr().err

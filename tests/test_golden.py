@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from arrays import STRUCTURES, draw
-from runs import run_module
 from safetensors.numpy import load_file, save_file
 
 import minimind_ref.model.rms_norm as torch_face
@@ -551,13 +550,6 @@ def test_bad_input_has_status_2_and_one_line(recorded, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     assert run(recorded, "check") == 2
     assert capsys.readouterr().err == "golden check: needs jsonschema (pip install -e '.[test]')\n"
-
-
-def test_the_program_ends_with_the_commands_status(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["golden", "check", "--root", str(tmp_path)])
-    with pytest.raises(SystemExit) as left:
-        run_module("minimind_ref.golden.__main__")
-    assert left.value.code == 1
 
 
 # ---- structures beyond one array in, one array out ----

@@ -10,7 +10,7 @@ from chat_runs import SHAPE
 
 from minimind_ref import PRESETS, ModelConfig
 from minimind_ref.errors import UserError
-from minimind_ref.train.recipes import TINY, Family, layer
+from minimind_ref.train.recipes import COMPAT, TINY, Family, layer
 from minimind_ref.train.settings import Settings
 from minimind_ref.train.stage_settings import (
     STAGES,
@@ -214,6 +214,14 @@ def test_compat_takes_the_choices_that_a_stage_has():
     assert layer("grpo", {"compat": "minimind2"}, INITIAL)[1].template == "minimind2"
     assert layer("grpo", {"compat": "minimind3"}, INITIAL)[1].loss == "cispo"
     assert layer("dpo", {"compat": "minimind2", "reduction": "sum"}, INITIAL)[1].reduction == "sum"
+
+
+@pytest.mark.parametrize("generation", COMPAT)
+@pytest.mark.parametrize("stage", STAGES)
+def test_compat_takes_nothing_that_a_stage_does_not_know(stage, generation):
+    settings = layer(stage, {"compat": generation}, INITIAL)[1]
+    for f in fields(settings):
+        assert getattr(settings, f.name) in f.metadata.get("options", [getattr(settings, f.name)]), f.name
 
 
 def test_compat_counts_padding_in_the_load_balance_unless_a_flag_says_otherwise():

@@ -3,13 +3,11 @@
 import hashlib
 import json
 import re
-import sys
 from collections import Counter
 from fractions import Fraction
 from math import comb
 
 import pytest
-from runs import run_module
 
 from minimind_ref.data.chat_template import TEMPLATES, encode_chat
 from minimind_ref.data.jsonl import read_records
@@ -266,15 +264,6 @@ def test_the_command_says_which_file_a_size_is_of(capsys):
         main(["write", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "records in sft_train.jsonl" in shown and "records in each held_out file" in shown
-
-
-def test_the_command_is_run_as_a_module(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["tasks", "write"])
-    monkeypatch.delitem(sys.modules, main.__module__)
-    with pytest.raises(SystemExit) as end:
-        run_module("minimind_ref.data.tasks.__main__")
-    assert end.value.code == 2
-    assert capsys.readouterr().err.startswith("error: the following arguments are required: DIR")
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,12 @@ COMPAT: Mapping[str, Mapping[str, Any]] = {
         seed=1337,
         reduction="mean",
     ),
-    "minimind3": dict(batching="pad", decay="all", normaliser="mean_of_means", template="minimind3", loss="cispo"),
+    "minimind3": {
+        **dict(batching="pad", decay="all", normaliser="mean_of_means", template="minimind3"),
+        "grpo.loss": "cispo",
+    },
 }
-"""The named choices that each generation of MiniMind takes in training."""
+"""The named choices that each generation of MiniMind takes in training, STAGE.flag where other stages' mean another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,5 +99,10 @@ def layer(
     except ValueError as error:
         raise UserError(f"impossible network: {error}") from None
     chosen = TINY[recipe or stage] if base == PRESETS["tiny"] else {}
-    choices = {name: value for name, value in COMPAT.get(compat or "", {}).items() if hasattr(kind, name)}
-    return config, kind(**{**chosen, **choices, **run_flags})
+    return config, kind(**{**chosen, **_choices(stage, compat), **run_flags})
+
+
+def _choices(stage: str, compat: str | None) -> dict[str, Any]:
+    """What a generation chooses of a stage's flags."""
+    named = ((*name.rpartition("."), value) for name, value in COMPAT.get(compat or "", {}).items())
+    return {flag: value for of, _, flag, value in named if of in ("", stage) and hasattr(STAGES[stage], flag)}
