@@ -8,7 +8,7 @@ BOUNDED = ["bounds", "bounded", "bounded_array", "tolerance"]
 ELSEWHERE = ("kit/", "golden/", "data/tasks/")  # their files share names with components, whose tests are not theirs
 PEERS_ELSEWHERE = ("equinox", "flax", "jax", "minimind", "minimind_*", "mlx", "optax", "tinygrad", "trl")
 OWNERS = {
-    "checks": ["attention", "moe", "rope", "cross_entropy", "dpo"],
+    "checks": ["checks", "attention", "moe", "rope", "cross_entropy", "dpo"],
     "errors": ["commands"],
     "files": ["commands"],
     "flags": ["commands"],
