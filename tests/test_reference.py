@@ -52,5 +52,5 @@ def test_a_copy_has_the_digest_of_its_weights_until_one_of_them_moves():
 
 def test_a_comparison_needs_a_network_without_dropout():
     require_no_dropout(ModelConfig(**SHAPE), "dpo")
-    with pytest.raises(UserError, match="--dropout 0.25: dpo compares two networks, which needs --dropout 0"):
+    with pytest.raises(UserError, match=r"--dropout 0\.25: dpo compares two networks, which needs --dropout 0"):
         require_no_dropout(ModelConfig(**SHAPE, dropout=0.25), "dpo")
