@@ -220,20 +220,6 @@ def test_every_epoch_reads_all_samples_in_an_order_of_its_own(tmp_path):
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-def test_a_new_run_forgets_what_an_earlier_one_in_its_folder_could_have_continued(tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    assert run("sft", tmp_path, "--max_steps", "1", "--out_dir", out) == 0
-    assert (out / "sft_resume.pt").exists()
-
-    def killed(*arguments):
-        raise Killed
-
-    monkeypatch.setattr(session_module, "fit", killed)
-    with pytest.raises(Killed):
-        run("sft", tmp_path, "--max_steps", "2", "--out_dir", out)
-    assert not (out / "sft_resume.pt").exists()
-
-
 def test_compat_starts_from_weights_that_were_trained_without_it(tmp_path):
     assert run("sft", tmp_path, "--compat", "minimind2", "--max_steps", "1", "--out_dir", tmp_path / "out") == 0
     assert json.loads((tmp_path / "out/config.json").read_text())["model"]["aux_loss_counts_padding"]
