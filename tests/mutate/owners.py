@@ -49,7 +49,6 @@ OWNERS = {
     "data/tokenizer_recipe": ["tokenizer_training"],
     "data/tokenizer_training": ["tokenizer_training"],
     "train/answers": ["reinforcement", "rollouts"],
-    "train/checkpoint": ["pretrain", "train", "stages"],
     "train/dpo": ["post_training", "preference", "reinforcement"],
     "train/grpo": ["post_training", "reinforcement", "rollouts"],
     "train/loop": ["loop", "training"],
