@@ -78,7 +78,6 @@ class Preference:
             self.fingerprint = hashlib.sha256(repr(scored).encode()).hexdigest()
             name = f"reference-{self.fingerprint[:12]}-{str(placement.dtype).removeprefix('torch.')}.npy"
             score_reference(model, parts, cache / name, self.epochs.batch_size, placement, settings.reduction)
-        self.train_tokens = self.train.rows.tokens
         self.skipped: dict[str, int] = tokens.metadata["skipped"]
         self.num_cut: int = tokens.metadata["num_cut"]
         self._seen = torch.zeros(len(MEASURES) + 1)
