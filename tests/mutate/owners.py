@@ -53,7 +53,7 @@ OWNERS = {
     "train/grpo": ["post_training", "chat_stages", "reinforcement", "rollouts"],
     "train/loop": ["loop", "training"],
     "train/pairs": ["preference", "reinforcement"],
-    "train/pipeline": ["pipeline"],
+    "train/pipeline": ["train_all"],
     "train/policy_measures": ["rollouts"],
     "train/recipes": ["settings"],
     "train/report": ["pipeline"],
