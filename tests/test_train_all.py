@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from chat_runs import turns, write_network, write_records
-from runs import train
 
 from minimind_ref import PRESETS
 from minimind_ref.train import pipeline
@@ -120,16 +119,6 @@ def test_a_continuation_keeps_what_was_judged_and_goes_on_where_a_step_was_stopp
     assert (f"finished  already: {steps.folder / 'pretrain'}" in steps.printed()) == resume
     kept = json.loads((steps.folder / "results.json").read_text(encoding="utf-8"))
     assert kept == dict.fromkeys(STEPS, FOUND) | ({"pretrain": 1} if resume else {})
-
-
-def test_flags_of_all_and_of_one_step_reach_the_pipeline(tmp_path, monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr(pipeline, "run_all", lambda *what: seen.append(what) or tmp_path / "report.md")
-    flags = ["--seed", 3, "--hidden_size", 16, "--out_dir", tmp_path, "--sft.max_steps", 5, "--grpo.beta", 0.5]
-    assert train("all", *flags) == 0
-    of_step = {"sft": {"max_steps": 5}, "grpo": {"beta": 0.5}}
-    assert seen == [(AllSettings(seed=3, out_dir=str(tmp_path)), {"hidden_size": 16}, of_step)]
-    assert capsys.readouterr().out == f"\nreport    {tmp_path / 'report.md'}\n"
 
 
 # ---- judging ----

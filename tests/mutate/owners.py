@@ -63,7 +63,7 @@ OWNERS = {
     "train/sft": ["post_training", "chat_stages", "fine_tuning"],
     "train/stage_settings": ["settings"],
     "train/task_*": ["task_scores", "pipeline"],
-    "train/__main__": ["settings", "commands", "pretrain", "stages", "train", "failures"],
+    "train/__main__": ["train_command", "commands"],
     "train/*": ["pretrain", "stages", "train", "failures"],
     "chat/__main__": ["chat", "commands"],
     "chat/*": ["chat"],
