@@ -133,7 +133,7 @@ def test_a_sample_is_the_greedy_answer_to_the_first_prompt_that_is_held_out_if_a
     asked = []
 
     def answer(model, tokenizer, prompts, *, max_new_tokens, temperature):
-        asked.append((prompts, max_new_tokens, temperature))
+        asked.append((model, tokenizer, prompts, max_new_tokens, temperature))
         return [Answer([5], True, "red cat")]
 
     monkeypatch.setattr("minimind_ref.train.sft.answer", answer)
@@ -146,7 +146,7 @@ def test_a_sample_is_the_greedy_answer_to_the_first_prompt_that_is_held_out_if_a
     for length in ({}, {"length": 3}):
         shown = ready.stage.sample(ready.run.model, **length)
         assert shown == f"{tokenizer.decode(prompt).strip()} ▸red cat"
-    assert asked == [([prompt], 70 - len(prompt), 0.0), ([prompt], 3, 0.0)]
+    assert asked == [(ready.run.model, tokenizer, [prompt], room, 0.0) for room in (70 - len(prompt), 3)]
 
 
 @every_stage
