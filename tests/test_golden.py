@@ -161,6 +161,8 @@ def test_a_result_is_judged_by_its_bound_times_a_factor_and_a_gradient_is_called
     said = "sum/one in float64: {}y[1] is 3.0 but 2.0 ± 0.5 is expected"
     assert judged(case, (off, {}), "float64", {}) == judged(case, (off, off), "float64", {}) == said.format("")
     assert judged(case, ({}, off), "float64", {}) == said.format("gradient of ")
+    for y, accepted in ((2.5, True), (np.nextafter(2.5, 3), False)):
+        assert (judged(case, ({"y": np.array([1.0, y])}, {}), "float64", {}) is None) == accepted
     assert judged(case, (off, off), "float64", {}, factor=2.0) is None
     assert "± 0.75" in (judged(case, (off, off), "float64", {}, factor=1.5) or "")
 
