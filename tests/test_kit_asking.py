@@ -22,6 +22,7 @@ import minimind_ref.kit.__main__ as command
 from minimind_ref.errors import UserError
 from minimind_ref.kit import (
     Implementation,
+    gradients,
     guard,
     judging,
     plugin,
@@ -1032,6 +1033,53 @@ def test_torch_tensors_go_out_and_come_back():
     assert (of.profiles, of.name, library(of)) == (("float64", "float32"), "torch", of)
 
 
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """As much of JAX and of MLX as the kit asks for, made of NumPy: neither is installed where the tests run."""
+
+    class Array:
+        def __init__(self, x, dtype=None):
+            self.x, self.dtype = np.array(x), dtype or f"mlx.core.{np.array(x).dtype}"
+
+        def astype(self, dtype):
+            return Array(self.x, dtype)
+
+        def __array__(self, dtype=None, copy=None):
+            if self.dtype == "mlx.core.bfloat16":
+                raise RuntimeError("NumPy has no bfloat16")
+            return self.x
+
+    core = SimpleNamespace(array=Array, **{d: f"mlx.core.{d}" for d in ("float32", "float16", "bfloat16", "bool_")})
+    jnp = SimpleNamespace(asarray=lambda x, dtype=None: np.asarray(x, dtype))
+    jax = SimpleNamespace(Array=np.ndarray, numpy=jnp, config=SimpleNamespace(jax_enable_x64=True))
+    for name, module in {"jax": jax, "jax.numpy": jnp, "mlx": SimpleNamespace(core=core), "mlx.core": core}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return SimpleNamespace(jax=jax, mlx=core)
+
+
+def test_jax_arrays_go_out_and_come_back(elsewhere):
+    of = library("jax")
+    assert of.make(np.ones(1), "float32").dtype == "float32" and of.make(np.ones(1, int), "float32").dtype == "int64"
+    assert of.holds(np.ones(1)) and not of.holds([1.0]) and of.gradient is gradients.jax_gradient
+    numbers, dtype = of.plain(np.float16([2.0]))
+    assert (numbers.dtype, dtype, of.profiles, of.name) == ("float64", "float16", ("float64", "float32"), "jax")
+    elsewhere.jax.config.jax_enable_x64 = False
+    assert library("jax").profiles == ("float32",)
+
+
+def test_mlx_arrays_go_out_and_come_back(elsewhere):
+    of = library("mlx")
+    made = of.make(np.array([2.5]), "bfloat16")
+    assert made.dtype == elsewhere.mlx.bfloat16 and made.x.dtype == np.float32 and of.profiles == ("float32",)
+    assert of.make(np.array([1, 2]), "float32").x.dtype == np.int64
+    assert of.holds(made) and not of.holds(np.ones(1)) and of.name == "mlx" and of.gradient is gradients.mlx_gradient
+    mask = elsewhere.mlx.array([True], elsewhere.mlx.bool_)
+    for y, kind, dtype in ((made, "float64", "bfloat16"), (of.make(np.ones(1), "float16"), "float64", "float16"),
+                           (mask, "bool", "bool")):  # fmt: skip
+        numbers, found = of.plain(y)
+        assert (numbers.dtype, found) == (kind, dtype)
+
+
 def test_converters_stand_for_a_library():
     class Theirs:
         def __init__(self, numbers):
@@ -1153,6 +1201,10 @@ def last_row_of_all(y, x, weight):
     return y
 
 
+def refusing_all_but_the_scaling(head_dim, *, theta, scaling):
+    return OPERATIONS["rope_frequencies"].reference(head_dim, theta=theta)
+
+
 @pytest.mark.parametrize(
     "clause, function, said",
     [
@@ -1160,6 +1212,7 @@ def last_row_of_all(y, x, weight):
         ("RMS_NORM-2", spoilt("rms_norm", last_row_of_all), "another row's result changed with row 1"),
         ("ROPE-22", lambda *given, **options: 1, "scaling type 'llama3' was accepted"),
         ("ROPE-22", refuses(KeyError("x")), "scaling type 'llama3' raised TypeError instead of a ValueError"),
+        ("ROPE-22", refusing_all_but_the_scaling, "scaling type 'llama3' was accepted"),
         ("GRAD_CLIP-5", spoilt("clip_grad_norm", lambda y, g, m: ([y[0][0], 0.0, y[0][2]], y[1])), "a gradient of"),
         ("GRAD_CLIP-5", spoilt("clip_grad_norm", lambda y, g, m: ([None, None, y[0][2]], y[1])), "a gradient of None"),
         ("GRAD_CLIP-5", spoilt("clip_grad_norm", lambda y, g, m: ([y[0][0], None, None], y[1])), "a gradient of None"),
