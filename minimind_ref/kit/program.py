@@ -25,10 +25,7 @@ class Program:
 
     def __init__(self, command: Sequence[str], folder: Path, seconds: float) -> None:
         self.seconds, self.lines = seconds, queue.Queue()
-        text: dict[str, Any] = {
-            "encoding": "utf-8",
-            "errors": "replace",
-        }  # whatever it says, in whatever encoding, can be shown
+        text: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}  # what it says can always be shown
         self.complaints = (folder / "stderr.txt").open("w+", **text)
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.complaints}
         try:
