@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,15 +139,18 @@ def test_alone_nothing_is_asked_of_others(monkeypatch):
     with process_group(False, CPU) as ranks, main_first(ranks):
         assert ranks == Ranks(0, 1) and ranks.main and not Ranks(1, 2).main
         model = torch.nn.Linear(2, 1)
+        model.weight.grad = torch.ones(1, 2)
         share_weights(model, ranks)
         sum_gradients(model, ranks)
+        assert model.weight.grad.tolist() == [[1.0, 1.0]]
         assert total([1, 2.5], ranks, CPU) == [1.0, 2.5] and gather("x", ranks) == ["x"]
     with pytest.raises(UserError, match="--ddp needs torchrun"), process_group(True, CPU):
         pass
 
 
-def test_a_group_on_cuda_speaks_nccl_on_its_own_device(monkeypatch):
+def test_a_group_on_cuda_speaks_nccl_on_its_own_device_and_finds_the_compiler_loaded(monkeypatch):
     seen = []
+    monkeypatch.setattr(importlib, "import_module", seen.append)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(torch.cuda, "set_device", seen.append)
     monkeypatch.setattr(dist, "init_process_group", seen.append)
@@ -156,7 +160,21 @@ def test_a_group_on_cuda_speaks_nccl_on_its_own_device(monkeypatch):
     for device in (torch.device("cuda", 1), CPU):
         with process_group(False, device) as ranks:
             assert ranks == Ranks(1, 2)
-    assert seen == [torch.device("cuda", 1), "nccl", "end", "gloo", "end"]
+    assert seen == ["torch._dynamo", torch.device("cuda", 1), "nccl", "end", "torch._dynamo", "gloo", "end"]
+
+
+def test_the_sums_of_gradients_go_together_and_each_is_waited_for(monkeypatch):
+    model, pending = torch.nn.Linear(2, 1), []
+
+    def all_reduce(tensor, async_op):
+        assert async_op
+        pending.append(tensor)
+        return SimpleNamespace(wait=lambda: tensor.mul_(len(pending)))
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    model.weight.grad, model.bias.grad = torch.ones(1, 2), torch.ones(1)
+    sum_gradients(model, Ranks(0, 2))
+    assert model.weight.grad.tolist() == [[2.0, 2.0]] and model.bias.grad.tolist() == [2.0]
 
 
 def test_the_number_on_the_machine_is_torchrun_s_else_the_flag_s(monkeypatch):

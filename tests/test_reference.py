@@ -1,12 +1,14 @@
 """The reference model: the seed's three checks, and that policy and copy share nothing."""
 
+import pytest
 import torch
 from test_loop import MOE, SHAPE, batch_of, loss_of, make_run, rows_of
 from tolerance import assert_same
 
 from minimind_ref import ModelConfig
+from minimind_ref.errors import UserError
 from minimind_ref.train.loop import Loss, optimisation_step, parameter_groups
-from minimind_ref.train.reference import frozen_copy
+from minimind_ref.train.reference import digest, frozen_copy, require_no_dropout
 
 
 def test_a_frozen_copy_passes_the_seeds_three_checks_while_the_policy_learns():
@@ -36,3 +38,19 @@ def test_a_frozen_copy_keeps_the_head_tied_and_shares_no_storage():
     assert reference.lm_head.weight is reference.model.embed_tokens.weight
     ours = {p.data_ptr() for p in model.parameters()}
     assert not any(p.data_ptr() in ours for p in reference.parameters())
+
+
+def test_a_copy_has_the_digest_of_its_weights_until_one_of_them_moves():
+    model = make_run(ModelConfig(**SHAPE)).model
+    reference = frozen_copy(model)
+    assert digest(reference) == digest(model)
+    for parameter in reference.parameters():
+        before = digest(reference)
+        parameter.flatten()[-1] += 1
+        assert digest(reference) != before
+
+
+def test_a_comparison_needs_a_network_without_dropout():
+    require_no_dropout(ModelConfig(**SHAPE), "dpo")
+    with pytest.raises(UserError, match=r"--dropout 0\.25: dpo compares two networks, which needs --dropout 0"):
+        require_no_dropout(ModelConfig(**SHAPE, dropout=0.25), "dpo")

@@ -59,10 +59,16 @@ def test_the_defaults_are_those_of_minimind_s_trainers(stage, expected):
 
 def test_what_no_flag_asks_for_is_off():
     """Or changes nothing: a temperature of 1, no smoothing, each answer learnt from once, the reference kept."""
+    assert {stage().data_path for stage in STAGES.values()} == {None}
     assert Settings().resume is AllSettings().resume is False
     assert DPOSettings().label_smoothing == GRPOSettings().refresh_reference == 0
     assert GRPOSettings().temperature == GRPOSettings().num_updates == 1
     assert PretrainSettings().wrap_text and GRPOSettings().scale_rewards
+
+
+def test_all_stages_in_a_row_take_the_defaults_that_each_of_them_has():
+    shared = vars(AllSettings()).items() - {("questions", AllSettings().questions)}
+    assert all(vars(stage()).items() >= shared for stage in (SFTSettings, DPOSettings, GRPOSettings))
 
 
 def test_a_stage_says_of_a_flag_what_it_means_there_and_else_what_it_means_everywhere():
@@ -109,7 +115,7 @@ def test_sizes_are_numbers_and_only_the_clip_may_be_infinite(name, value):
         (Settings, dict(beta2=0.99), dict(beta2=1.0), "--beta2 1.0 must lie in [0, 1)"),
         (Settings, dict(grad_clip=1e-9), dict(grad_clip=0), "--grad_clip 0 would clip every gradient to nothing"),
         (Settings, dict(seed=2**63 - 1), dict(seed=2**63), "--seed 9223372036854775808 must be below 2**63"),
-        (Settings, dict(held_out=0.5), dict(held_out=0.501), "--held_out 0.501 must be at most 0.5"),
+        (Settings, dict(held_out=0.5), dict(held_out=0.5001), "--held_out 0.5001 must be at most 0.5"),
         (
             Settings,
             dict(learning_rate=LARGEST, beta1=0.0, weight_decay=0.0),
@@ -133,8 +139,8 @@ def test_sizes_are_numbers_and_only_the_clip_may_be_infinite(name, value):
         (
             DPOSettings,
             dict(label_smoothing=0.5),
-            dict(label_smoothing=0.501),
-            "--label_smoothing 0.501 must be at most 0.5",
+            dict(label_smoothing=0.5001),
+            "--label_smoothing 0.5001 must be at most 0.5",
         ),
         (
             DPOSettings,

@@ -4,17 +4,13 @@ import json
 
 import pytest
 import torch
-from chat_runs import CPU, FLAGS, NAMES, SHAPE, run, session, write_conversations, write_network, write_pairs
+from chat_runs import CPU, FLAGS, NAMES, run, session, write_conversations, write_network, write_pairs
 from runs import train, train_elsewhere
 from tolerance import Ulps, assert_same, assert_within
 
-from minimind_ref import ModelConfig
 from minimind_ref.data.chat_template import encode_chat
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.errors import UserError
 from minimind_ref.train import session as session_module
-from minimind_ref.train.network import build, check_length, check_vocabulary, load_tokenizer
-from minimind_ref.train.stage_settings import SFTSettings
 
 STAGES = ("sft", "dpo", "grpo")
 
@@ -224,33 +220,6 @@ def test_every_epoch_reads_all_samples_in_an_order_of_its_own(tmp_path):
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-def test_a_new_run_forgets_what_an_earlier_one_in_its_folder_could_have_continued(tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    assert run("sft", tmp_path, "--max_steps", "1", "--out_dir", out) == 0
-    assert (out / "sft_resume.pt").exists()
-
-    def killed(*arguments):
-        raise Killed
-
-    monkeypatch.setattr(session_module, "fit", killed)
-    with pytest.raises(Killed):
-        run("sft", tmp_path, "--max_steps", "2", "--out_dir", out)
-    assert not (out / "sft_resume.pt").exists()
-
-
-def test_window_vocabulary_and_seed_of_the_network_are_the_runs(tmp_path):
-    config, tokenizer = ModelConfig(**SHAPE, max_position_embeddings=40), Tokenizer.load()
-    check_length(40, config)
-    with pytest.raises(UserError, match="--max_seq_len 41 is more than the network's max_position_embeddings=40"):
-        check_length(41, config)
-    check_vocabulary(tokenizer, config.replace(vocab_size=tokenizer.vocab_size))
-    with pytest.raises(UserError, match="more than the network's vocab_size=6399"):
-        check_vocabulary(tokenizer, config.replace(vocab_size=tokenizer.vocab_size - 1))
-    first, again, other = (build(config, SFTSettings(seed=seed)).lm_head.weight for seed in (1, 1, 2))
-    assert_same(first, again)
-    assert not torch.equal(first, other)
-
-
 def test_compat_starts_from_weights_that_were_trained_without_it(tmp_path):
     assert run("sft", tmp_path, "--compat", "minimind2", "--max_steps", "1", "--out_dir", tmp_path / "out") == 0
     assert json.loads((tmp_path / "out/config.json").read_text())["model"]["aux_loss_counts_padding"]
@@ -268,19 +237,3 @@ def test_a_run_says_how_many_answers_its_window_cuts_and_what_max_steps_leaves_o
         assert cut > 5 and run(stage, tmp_path, *flags) == 0
         printed = capsys.readouterr().out
         assert said in printed and f"; {cut} {'answers ' * (stage == 'dpo')}cut at --max_seq_len\n" in printed
-
-
-def test_the_tokenizer_is_the_one_asked_for_else_the_one_beside_the_weights_else_the_shipped(tmp_path):
-    start, shipped = write_network(tmp_path / "start"), Tokenizer.load()
-    data = write_conversations(tmp_path / "data.jsonl")
-    options = dict(init_from=start, data_path=data, out_dir=tmp_path / "out", batch_size=2)
-    other = shipped.source.replace('"version"', '\n"version"', 1)  # another file, the same tokens
-    (start / "tokenizer.json").write_text(other, encoding="utf-8")
-    (tmp_path / "named.json").write_text(shipped.source + " ", encoding="utf-8")
-    named = str(tmp_path / "named.json")
-    assert session("sft", **options).stage.tokenizer.source == other
-    assert session("sft", **options, tokenizer=named).stage.tokenizer.source == shipped.source + " "
-    settings = SFTSettings(init_from=str(start))
-    assert load_tokenizer(settings, ModelConfig(**SHAPE)).source == other  # a folder too
-    (start / "tokenizer.json").unlink()
-    assert session("sft", **options).stage.tokenizer.source == shipped.source

@@ -52,7 +52,7 @@ def process_group(insist: bool, device: torch.device) -> Iterator[Ranks]:
 @contextmanager
 def main_first(ranks: Ranks) -> Iterator[None]:
     """Let the first rank through before the others, which then find its work done."""
-    if ranks.world_size > 1 and not ranks.main:
+    if not ranks.main:
         dist.barrier()
     yield
     if ranks.world_size > 1 and ranks.main:
@@ -74,7 +74,7 @@ def sum_gradients(model: nn.Module, ranks: Ranks) -> None:
     if ranks.world_size == 1:
         return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    for work in [dist.all_reduce(g, async_op=True) for g in gradients]:
+    for work in [dist.all_reduce(g, async_op=True) for g in gradients]:  # small ones go together
         if work is not None:
             work.wait()
 

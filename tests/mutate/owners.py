@@ -59,7 +59,7 @@ OWNERS = {
     "train/recipes": ["settings"],
     "train/report": ["pipeline"],
     "train/reward_loading": ["rewards", "reward_model"],
-    "train/reference": ["reference", "reinforcement"],
+    "train/reference": ["reference"],
     "train/rollout": ["reinforcement", "rollouts"],
     "train/sft": ["post_training", "fine_tuning", "stages"],
     "train/stage_settings": ["settings"],
