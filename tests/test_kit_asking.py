@@ -26,6 +26,7 @@ from minimind_ref.kit import (
     guard,
     judging,
     plugin,
+    properties,
     protocol,
     suspects,
     tensors,
@@ -782,6 +783,7 @@ def test_gradients_come_from_a_vjp_or_the_library_where_they_are_asked_for():
     assert local(norm).ask(case, "float64").gradients is None
     given = local(norm, vjp=vjp)
     assert given.has_gradient("rms_norm") and not local(norm).has_gradient("rms_norm") and given.has("rms_norm")
+    assert given.live
     assert not given.has("swiglu") and given.ask(case, "float64", gradient=False).gradients is None
     assert given.ask(replace(case, cotangent={}), "float64").gradients is None
 
@@ -1013,7 +1015,15 @@ def test_numpy_arrays_go_out_in_their_precision_and_come_back_wide():
     ]  # fmt: skip
 
 
-def test_torch_tensors_go_out_and_come_back():
+def test_numpy_has_bfloat16_where_ml_dtypes_is_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", SimpleNamespace(bfloat16=np.float16))  # as a stand-in
+    assert NUMPY.make(np.ones(2), "bfloat16").dtype == np.float16
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ModuleNotFoundError):
+        NUMPY.make(np.ones(2), "bfloat16")
+
+
+def test_torch_tensors_go_out_and_come_back(monkeypatch):
     of = library("torch")
     assert (
         of.make(np.ones(2), "bfloat16").dtype == torch.bfloat16
@@ -1031,6 +1041,10 @@ def test_torch_tensors_go_out_and_come_back():
         assert (numbers.dtype, found) == (kind, dtype)
     assert of.holds(torch.ones(1)) and not of.holds(np.ones(1)) and not of.holds(torch.ones(1, dtype=torch.complex64))
     assert (of.profiles, of.name, library(of)) == (("float64", "float32"), "torch", of)
+    begun = []  # before the clock of a call runs, torch has differentiated something
+    monkeypatch.setattr(gradients, "torch_gradient", lambda run, wanted, along: begun.append(run(wanted)))
+    library("torch")
+    assert len(begun) == 1
 
 
 @pytest.fixture
@@ -1109,6 +1123,13 @@ def test_a_library_that_nobody_knows_is_told(arrays):
     )
 
 
+@pytest.mark.parametrize("arrays", ["jax", "mlx"])
+def test_a_library_that_is_not_installed_is_told(monkeypatch, arrays):
+    monkeypatch.setitem(sys.modules, arrays, None)
+    with pytest.raises(UserError, match=f"^arrays='{arrays}' needs .*{arrays}.*, which is not installed$"):
+        library(arrays)
+
+
 # --- what somebody hands in
 
 
@@ -1154,6 +1175,23 @@ def test_a_choice_that_no_operation_has_is_told(choices, said):
     with pytest.raises(UserError) as error:
         Implementation("mine", choices=choices)
     assert str(error.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "claims, said",
+    [
+        ({"profiles": ["float32", "float8"]}, "profiles has 'float8' but the known ones are float64, float32, "),
+        ({"levels": ["Sideways"]}, "levels has 'Sideways' but the known ones are Forward, Backward, "),
+    ],
+)
+def test_a_claim_that_nobody_knows_is_told(claims, said):
+    with pytest.raises(UserError) as error:
+        Implementation("mine", **claims)
+    assert str(error.value).startswith(said)
+
+
+def test_an_option_that_no_argument_names_may_be_chosen():
+    assert Implementation("mine", choices={"clip_grad_norm.constant": 0}).fixed("clip_grad_norm") == {"constant": 0}
 
 
 def test_an_implementation_is_loaded_by_its_name(theirs, tmp_path, monkeypatch):
@@ -1229,6 +1267,15 @@ def test_a_law_that_is_broken_says_how(clause, function, said):
         found = PROPERTIES[clause].check(function)
     assert found is not None and found.startswith(said)
     assert PROPERTIES[clause].check(OPERATIONS[PROPERTIES[clause].op].reference) is None
+
+
+def test_a_clause_has_one_law(monkeypatch):
+    monkeypatch.setattr(properties, "PROPERTIES", {})
+    check = properties.law("rms_norm", "RMS_NORM-2")(len)
+    assert check is len and [*properties.PROPERTIES.values()] == [("rms_norm", "RMS_NORM-2", len)]
+    with pytest.raises(ValueError, match=r"^clause RMS_NORM-2 has two properties$"):
+        properties.law("rms_norm", "RMS_NORM-2")(max)
+    assert properties.PROPERTIES["RMS_NORM-2"].check is len
 
 
 # --- the plugin

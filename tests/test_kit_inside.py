@@ -174,7 +174,7 @@ def test_a_step_of_the_scaler_is_recorded_as_the_windows_before_it():
         n: defaults[n] for n in ("growth_factor", "growth_interval")
     }
     with pytest.raises(ValueError, match=r"^made/up: driving the scaler gives 2\.0$"):
-        adapt("grad_scaler", case(1, 4.0))
+        adapt("grad_scaler", case(2, 4.0))
     whole = case(0, 4.0) | {"parameters": {}}
     assert adapt("grad_scaler", whole)["parameters"]["backoff_factor"] == defaults["backoff_factor"]
 
@@ -663,7 +663,7 @@ def test_the_writing_is_over_before_the_answer_is_waited_for():
     class Slow:
         def write(self, line):
             time.sleep(0.02)
-            done.append(line)
+            done.extend([line, threading.current_thread().daemon])  # nobody waits for one who does not read
 
         def flush(self):
             done.append("flushed")
@@ -671,7 +671,7 @@ def test_the_writing_is_over_before_the_answer_is_waited_for():
     done, told = [], Program.__new__(Program)
     told.seconds, told.process = 9.0, SimpleNamespace(stdin=Slow())
     told.lines = SimpleNamespace(get=lambda timeout: (list(done), timeout))
-    assert told.exchange({"a": 1}) == (['{"a": 1}\n', "flushed"], 9.0)
+    assert told.exchange({"a": 1}) == (['{"a": 1}\n', True, "flushed"], 9.0)
 
 
 @pytest.mark.parametrize("seconds", [0.25, 60.0])
