@@ -26,6 +26,7 @@ from minimind_ref.interop.huggingface import save_huggingface
 from minimind_ref.interop.minimind import save_minimind
 from minimind_ref.model.transformer import Transformer
 from minimind_ref.train.checkpoint import save_weights, write_json
+from minimind_ref.train.device import place
 
 TOKENIZER = Tokenizer.load()
 TEXT = "Hé, 世🙂-yon"
@@ -477,6 +478,8 @@ def test_precision_and_device_reach_the_network(tmp_path):
     talk = command.load(run, Options(device="cpu", dtype="bfloat16"), introduce=False)
     assert talk.model.lm_head.weight.dtype == torch.bfloat16
     assert "".join(ask(talk, "Hi")[0]) == TEXT
+    unasked = command.load(run, Options(), introduce=False).model.lm_head.weight
+    assert (unasked.device, unasked.dtype) == (place("auto", "float32").device, torch.float32)
 
 
 def test_a_network_may_come_from_minimind_or_from_hugging_face(tmp_path, capsys):

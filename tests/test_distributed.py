@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -169,6 +170,20 @@ def test_a_group_on_cuda_speaks_nccl_on_its_own_device_and_finds_the_compiler_lo
         with process_group(False, device) as ranks:
             assert ranks == Ranks(1, 2)
     assert seen == ["torch._dynamo", torch.device("cuda", 1), "nccl", "end", "torch._dynamo", "gloo", "end"]
+
+
+def test_the_sums_of_gradients_go_together_and_each_is_waited_for(monkeypatch):
+    model, pending = torch.nn.Linear(2, 1), []
+
+    def all_reduce(tensor, async_op):
+        assert async_op
+        pending.append(tensor)
+        return SimpleNamespace(wait=lambda: tensor.mul_(len(pending)))
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    model.weight.grad, model.bias.grad = torch.ones(1, 2), torch.ones(1)
+    sum_gradients(model, Ranks(0, 2))
+    assert model.weight.grad.tolist() == [[2.0, 2.0]] and model.bias.grad.tolist() == [2.0]
 
 
 def test_the_number_on_the_machine_is_torchrun_s_else_the_flag_s(monkeypatch):

@@ -154,6 +154,19 @@ def test_a_case_names_the_mutants_that_it_rejects(name, untyped):
     assert kills(name, cases, stored_tensors(name)) == {case["id"]: case.get("kills", []) for case in cases}
 
 
+def test_a_result_is_judged_by_its_bound_times_a_factor_and_a_gradient_is_called_one():
+    node = {"values": [1.0, 2.0], "shape": [2], "dtype": "float"}
+    part = {"expected": {"y": node}, "bound": {"float64": {"y": [0.0, 0.5]}}}
+    case, off = part | {"id": "sum/one", "gradients": part}, {"y": np.array([1.0, 3.0])}
+    said = "sum/one in float64: {}y[1] is 3.0 but 2.0 ± 0.5 is expected"
+    assert judged(case, (off, {}), "float64", {}) == judged(case, (off, off), "float64", {}) == said.format("")
+    assert judged(case, ({}, off), "float64", {}) == said.format("gradient of ")
+    for y, accepted in ((2.5, True), (np.nextafter(2.5, 3), False)):
+        assert (judged(case, ({"y": np.array([1.0, y])}, {}), "float64", {}) is None) == accepted
+    assert judged(case, (off, off), "float64", {}, factor=2.0) is None
+    assert "± 0.75" in (judged(case, (off, off), "float64", {}, factor=1.5) or "")
+
+
 @pytest.mark.parametrize("name", ["adamw", "manifest", "packing", "tokenizer"])
 def test_recorded_files_are_laid_out_as_regen_writes_them(name):
     text = Folder().file(name).read_text(encoding="utf-8")

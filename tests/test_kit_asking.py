@@ -22,9 +22,11 @@ import minimind_ref.kit.__main__ as command
 from minimind_ref.errors import UserError
 from minimind_ref.kit import (
     Implementation,
+    gradients,
     guard,
     judging,
     plugin,
+    properties,
     protocol,
     suspects,
     tensors,
@@ -781,6 +783,7 @@ def test_gradients_come_from_a_vjp_or_the_library_where_they_are_asked_for():
     assert local(norm).ask(case, "float64").gradients is None
     given = local(norm, vjp=vjp)
     assert given.has_gradient("rms_norm") and not local(norm).has_gradient("rms_norm") and given.has("rms_norm")
+    assert given.live
     assert not given.has("swiglu") and given.ask(case, "float64", gradient=False).gradients is None
     assert given.ask(replace(case, cotangent={}), "float64").gradients is None
 
@@ -1012,7 +1015,15 @@ def test_numpy_arrays_go_out_in_their_precision_and_come_back_wide():
     ]  # fmt: skip
 
 
-def test_torch_tensors_go_out_and_come_back():
+def test_numpy_has_bfloat16_where_ml_dtypes_is_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", SimpleNamespace(bfloat16=np.float16))  # as a stand-in
+    assert NUMPY.make(np.ones(2), "bfloat16").dtype == np.float16
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ModuleNotFoundError):
+        NUMPY.make(np.ones(2), "bfloat16")
+
+
+def test_torch_tensors_go_out_and_come_back(monkeypatch):
     of = library("torch")
     assert (
         of.make(np.ones(2), "bfloat16").dtype == torch.bfloat16
@@ -1030,6 +1041,57 @@ def test_torch_tensors_go_out_and_come_back():
         assert (numbers.dtype, found) == (kind, dtype)
     assert of.holds(torch.ones(1)) and not of.holds(np.ones(1)) and not of.holds(torch.ones(1, dtype=torch.complex64))
     assert (of.profiles, of.name, library(of)) == (("float64", "float32"), "torch", of)
+    begun = []  # before the clock of a call runs, torch has differentiated something
+    monkeypatch.setattr(gradients, "torch_gradient", lambda run, wanted, along: begun.append(run(wanted)))
+    library("torch")
+    assert len(begun) == 1
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """As much of JAX and of MLX as the kit asks for, made of NumPy: neither is installed where the tests run."""
+
+    class Array:
+        def __init__(self, x, dtype=None):
+            self.x, self.dtype = np.array(x), dtype or f"mlx.core.{np.array(x).dtype}"
+
+        def astype(self, dtype):
+            return Array(self.x, dtype)
+
+        def __array__(self, dtype=None, copy=None):
+            if self.dtype == "mlx.core.bfloat16":
+                raise RuntimeError("NumPy has no bfloat16")
+            return self.x
+
+    core = SimpleNamespace(array=Array, **{d: f"mlx.core.{d}" for d in ("float32", "float16", "bfloat16", "bool_")})
+    jnp = SimpleNamespace(asarray=lambda x, dtype=None: np.asarray(x, dtype))
+    jax = SimpleNamespace(Array=np.ndarray, numpy=jnp, config=SimpleNamespace(jax_enable_x64=True))
+    for name, module in {"jax": jax, "jax.numpy": jnp, "mlx": SimpleNamespace(core=core), "mlx.core": core}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return SimpleNamespace(jax=jax, mlx=core)
+
+
+def test_jax_arrays_go_out_and_come_back(elsewhere):
+    of = library("jax")
+    assert of.make(np.ones(1), "float32").dtype == "float32" and of.make(np.ones(1, int), "float32").dtype == "int64"
+    assert of.holds(np.ones(1)) and not of.holds([1.0]) and of.gradient is gradients.jax_gradient
+    numbers, dtype = of.plain(np.float16([2.0]))
+    assert (numbers.dtype, dtype, of.profiles, of.name) == ("float64", "float16", ("float64", "float32"), "jax")
+    elsewhere.jax.config.jax_enable_x64 = False
+    assert library("jax").profiles == ("float32",)
+
+
+def test_mlx_arrays_go_out_and_come_back(elsewhere):
+    of = library("mlx")
+    made = of.make(np.array([2.5]), "bfloat16")
+    assert made.dtype == elsewhere.mlx.bfloat16 and made.x.dtype == np.float32 and of.profiles == ("float32",)
+    assert of.make(np.array([1, 2]), "float32").x.dtype == np.int64
+    assert of.holds(made) and not of.holds(np.ones(1)) and of.name == "mlx" and of.gradient is gradients.mlx_gradient
+    mask = elsewhere.mlx.array([True], elsewhere.mlx.bool_)
+    for y, kind, dtype in ((made, "float64", "bfloat16"), (of.make(np.ones(1), "float16"), "float64", "float16"),
+                           (mask, "bool", "bool")):  # fmt: skip
+        numbers, found = of.plain(y)
+        assert (numbers.dtype, found) == (kind, dtype)
 
 
 def test_converters_stand_for_a_library():
@@ -1059,6 +1121,13 @@ def test_a_library_that_nobody_knows_is_told(arrays):
     assert (
         str(said.value) == f"arrays is {arrays!r} but must be one of numpy, torch, jax, mlx or (to_array, from_array)"
     )
+
+
+@pytest.mark.parametrize("arrays", ["jax", "mlx"])
+def test_a_library_that_is_not_installed_is_told(monkeypatch, arrays):
+    monkeypatch.setitem(sys.modules, arrays, None)
+    with pytest.raises(UserError, match=f"^arrays='{arrays}' needs .*{arrays}.*, which is not installed$"):
+        library(arrays)
 
 
 # --- what somebody hands in
@@ -1108,6 +1177,23 @@ def test_a_choice_that_no_operation_has_is_told(choices, said):
     assert str(error.value).startswith(said)
 
 
+@pytest.mark.parametrize(
+    "claims, said",
+    [
+        ({"profiles": ["float32", "float8"]}, "profiles has 'float8' but the known ones are float64, float32, "),
+        ({"levels": ["Sideways"]}, "levels has 'Sideways' but the known ones are Forward, Backward, "),
+    ],
+)
+def test_a_claim_that_nobody_knows_is_told(claims, said):
+    with pytest.raises(UserError) as error:
+        Implementation("mine", **claims)
+    assert str(error.value).startswith(said)
+
+
+def test_an_option_that_no_argument_names_may_be_chosen():
+    assert Implementation("mine", choices={"clip_grad_norm.constant": 0}).fixed("clip_grad_norm") == {"constant": 0}
+
+
 def test_an_implementation_is_loaded_by_its_name(theirs, tmp_path, monkeypatch):
     found = load("their_kit_here:right")
     assert (found.name, found.origin) == ("right", "their_kit_here:right")
@@ -1153,6 +1239,10 @@ def last_row_of_all(y, x, weight):
     return y
 
 
+def refusing_all_but_the_scaling(head_dim, *, theta, scaling):
+    return OPERATIONS["rope_frequencies"].reference(head_dim, theta=theta)
+
+
 @pytest.mark.parametrize(
     "clause, function, said",
     [
@@ -1160,6 +1250,7 @@ def last_row_of_all(y, x, weight):
         ("RMS_NORM-2", spoilt("rms_norm", last_row_of_all), "another row's result changed with row 1"),
         ("ROPE-22", lambda *given, **options: 1, "scaling type 'llama3' was accepted"),
         ("ROPE-22", refuses(KeyError("x")), "scaling type 'llama3' raised TypeError instead of a ValueError"),
+        ("ROPE-22", refusing_all_but_the_scaling, "scaling type 'llama3' was accepted"),
         ("GRAD_CLIP-5", spoilt("clip_grad_norm", lambda y, g, m: ([y[0][0], 0.0, y[0][2]], y[1])), "a gradient of"),
         ("GRAD_CLIP-5", spoilt("clip_grad_norm", lambda y, g, m: ([None, None, y[0][2]], y[1])), "a gradient of None"),
         ("GRAD_CLIP-5", spoilt("clip_grad_norm", lambda y, g, m: ([y[0][0], None, None], y[1])), "a gradient of None"),
@@ -1176,6 +1267,15 @@ def test_a_law_that_is_broken_says_how(clause, function, said):
         found = PROPERTIES[clause].check(function)
     assert found is not None and found.startswith(said)
     assert PROPERTIES[clause].check(OPERATIONS[PROPERTIES[clause].op].reference) is None
+
+
+def test_a_clause_has_one_law(monkeypatch):
+    monkeypatch.setattr(properties, "PROPERTIES", {})
+    check = properties.law("rms_norm", "RMS_NORM-2")(len)
+    assert check is len and [*properties.PROPERTIES.values()] == [("rms_norm", "RMS_NORM-2", len)]
+    with pytest.raises(ValueError, match=r"^clause RMS_NORM-2 has two properties$"):
+        properties.law("rms_norm", "RMS_NORM-2")(max)
+    assert properties.PROPERTIES["RMS_NORM-2"].check is len
 
 
 # --- the plugin

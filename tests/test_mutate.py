@@ -3,6 +3,7 @@
 import ast
 import json
 import signal
+import sys
 from fnmatch import fnmatch
 
 import pytest
@@ -90,6 +91,9 @@ def doubled(x):
 """
 TESTS = """
 import pytest
+
+pytest.register_assert_rewrite("mutated_example")  # as the modules of an installed plugin are
+
 from mutated_example import clipped, count, doubled
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,8 @@ SURVIVING = {
 
 def test_what_the_judge_says_of_tests_with_known_holes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
+    others = [finder for finder in sys.meta_path if type(finder).__name__ != "AssertionRewritingHook"]
+    monkeypatch.setattr(sys, "meta_path", others)  # this run of pytest has its own, which the gate has not
     path, tests = tmp_path / "mutated_example.py", tmp_path / "test_mutated_example.py"
     path.write_text(SOURCE)
     tests.write_text(TESTS)

@@ -6,9 +6,11 @@ import jaxtyping
 import pytest
 import torch
 
+from minimind_ref.data.tokenizer import END, PAD, START
 from minimind_ref.kit import verify
-from minimind_ref.kit.ours import OWN, holding, oracles, torch_faces
+from minimind_ref.kit.ours import OWN, encode, holding, oracles, torch_faces
 from minimind_ref.kit.registry import ALL, operation
+from minimind_ref.oracle.tokenizer import byte_alphabet
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -35,3 +37,11 @@ def test_gradients_are_held_as_copies_and_none_stays_none():
     given = torch.tensor([1.0, 2.0])
     first, second = (parameter.grad for parameter in holding([given, None]))
     assert first is not None and first.mul_(2).tolist() == [2, 4] and given.tolist() == [1, 2] and second is None
+
+
+def test_a_token_that_only_looks_like_the_half_of_a_special_one_is_text():
+    merges = [("<", "|"), ("|", ">")]
+    tokens = [PAD, START, END, *sorted(byte_alphabet()), "<|", "|>"]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    assert encode("a<|b|>", vocab, merges) == [vocab[token] for token in ("a", "<|", "b", "|>")]
+    assert encode(f"{PAD}!", vocab, merges) == operation("bpe.encode").reference(f"{PAD}!", vocab, merges)

@@ -127,6 +127,5 @@ def loosened(expected: Expected, ulps: float) -> Expected:
 
 def telling(asked: Case, profile: str) -> bool:
     """Say whether enough of the answer is decided."""
-    bounds = [e.bound for e in asked.answer(profile)[0].values() if e.bound is not None]
-    each = np.concatenate([np.ravel(np.isinf(b)) for b in bounds]) if bounds else np.zeros(0)
-    return not each.size or each.mean() <= MOST_UNDECIDED
+    undecided = [np.isinf(e.bound) for e in asked.answer(profile)[0].values() if e.bound is not None]
+    return sum(u.sum() for u in undecided) <= MOST_UNDECIDED * sum(u.size for u in undecided)

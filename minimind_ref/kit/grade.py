@@ -40,7 +40,7 @@ class FilesRunner:
         """Say whether there is an answer for the operation."""
         return any((self.folder / name).glob("*.answer.json"))
 
-    def ask(self, case: Case, profile: str, *, gradient: bool = True) -> Outcome:
+    def ask(self, case: Case, profile: str, *, gradient: bool) -> Outcome:
         """Read one answer; one that is not there is not implemented."""
         path = stem(self.folder, case, profile)
         answer = path.with_name(f"{path.name}.answer.json")
@@ -96,7 +96,8 @@ def write_cases(folder: Path, ops: Sequence[str] | None, profiles: Sequence[str]
                     asked = protocol.question(case, profile, 0, path.parent, gradient=True)
                     Path(asked.pop("tensors")).replace(path.with_name(f"{path.name}.safetensors"))
                     asked.pop("answer")
-                    path.with_name(f"{path.name}.json").write_text(json.dumps(asked, ensure_ascii=False) + "\n")
+                    text = json.dumps(asked, ensure_ascii=False) + "\n"
+                    path.with_name(f"{path.name}.json").write_text(text, encoding="utf-8")
                     count += 1
     told = {"name": folder.name, "profiles": list(profiles), "choices": {}}
     (folder / "kit.json").write_text(json.dumps(told) + "\n", encoding="utf-8")

@@ -43,12 +43,9 @@ def checked(operation: Operation, law: Property, runner: Any, profile: str) -> F
     """Check one law."""
     why = " ".join((law.check.__doc__ or "").split())
     case = Case(named(operation, law), operation, (law.clause,), why, {}, {}, (), lambda _: ({}, {}))
-    given: list[dict[str, Any]] = []
 
     def implementation(*arguments: Any, **options: Any) -> Any:
-        named = dict(zip(operation.arguments, arguments, strict=False)) | options
-        given.append(named)
-        return runner.answer(operation, named, profile)
+        return runner.answer(operation, dict(zip(operation.arguments, arguments, strict=False)) | options, profile)
 
     state, text = verdict(law.check, implementation)
     return Finding(case, profile, "law", state, case.clauses, text, outcome=Outcome())

@@ -25,7 +25,7 @@ def training_step(
     """Make one update from one window of micro-batches; give the new state and what the step saw."""
     weights = {name: p.detach().clone().requires_grad_() for name, p in state["parameters"].items()}
     loss, balance, num_tokens = window_loss(weights, window, config)
-    gradients = torch.autograd.grad(loss + balance, list(weights.values()), allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(loss + balance, list(weights.values()))
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     clock = {"total_steps": total_steps, "warmup_steps": warmup_steps, "floor_ratio": floor_ratio}

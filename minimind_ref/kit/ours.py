@@ -42,9 +42,7 @@ def drive_scaler(overflows: Any, **settings: Any) -> list[float]:
     scaler, scales = grad_scaler.GradScaler(**settings), []
     for overflow in overflows.tolist():
         gradient = torch.tensor([float("inf") if overflow else 1.0])
-        optimizer = torch.optim.SGD(holding([gradient]), lr=0.0)
-        scaler.unscale_(optimizer)
-        scaler.step(optimizer)
+        scaler.step(torch.optim.SGD(holding([gradient]), lr=0.0))
         scaler.update()
         scales.append(scaler.get_scale())
     return scales

@@ -93,7 +93,7 @@ class ProcessRunner:
         inputs = {name: x for name, x in arguments.items() if hasattr(x, "dtype") or isinstance(x, dict | list)}
         rest = {name: x for name, x in arguments.items() if name not in inputs}
         case = Case(f"{operation.name}/law", operation, (), "", inputs, rest, known[0].outputs, lambda _: ({}, {}))
-        found = self.ask(case, profile, gradient=False)
+        found = self.ask(case, profile)
         if found.problem:
             unasked = found.problem in ("cannot", "choice")
             raise NoAnswerError(found.text, choice=found.problem == "choice") if unasked else RuntimeError(found.text)

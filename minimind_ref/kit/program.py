@@ -25,10 +25,11 @@ class Program:
 
     def __init__(self, command: Sequence[str], folder: Path, seconds: float) -> None:
         self.seconds, self.lines = seconds, queue.Queue()
-        self.complaints = (folder / "stderr.txt").open("w+")
+        text: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}  # what it says can always be shown
+        self.complaints = (folder / "stderr.txt").open("w+", **text)
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.complaints}
         try:
-            self.process = subprocess.Popen(command, text=True, bufsize=1, **pipes)
+            self.process = subprocess.Popen(command, **pipes, **text)
         except OSError as error:
             self.complaints.close()
             raise UserError(f"--exec {command[0]}: {error.strerror}") from None

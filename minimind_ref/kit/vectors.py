@@ -55,7 +55,7 @@ def read(operation: Operation, node: dict[str, Any]) -> Case:
     return Case(
         id=node["id"], operation=operation, clauses=tuple(node["clauses"]), why=node["why"],
         inputs=built["inputs"], parameters=built["parameters"], outputs=tuple(built["outputs"]), answer=answer,
-        profiles=tuple(built.get("profiles", [p for p in ORDER if p in node["bound"]] or ORDER)),
+        profiles=tuple(built.get("profiles", ORDER)),
         cotangent=built.get("cotangent", {}), of=tuple(node.get("gradients", {}).get("expected", ())),
         flags=tuple(node["flags"]), link=node.get("link", ""),
     )  # fmt: skip

@@ -73,9 +73,10 @@ def sum_gradients(model: nn.Module, ranks: Ranks) -> None:
     """
     if ranks.world_size == 1:
         return
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    for work in [dist.all_reduce(g, async_op=True) for g in gradients]:  # small ones go together
+        if work is not None:
+            work.wait()
 
 
 def total(values: Sequence[float], ranks: Ranks, device: torch.device) -> list[float]:

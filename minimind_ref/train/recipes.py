@@ -12,35 +12,21 @@ from minimind_ref.train.settings import Settings
 from minimind_ref.train.stage_settings import STAGES
 
 _TINY = dict(weight_decay=0.1, beta2=0.95, num_workers=0, log_interval=10)
-_SFT = dict(**_TINY, max_seq_len=128, batch_size=32, learning_rate=1e-3, warmup_iters=40, eval_interval=200)
-_GRPO = dict(
-    **_TINY,
-    max_seq_len=96,
-    max_new_tokens=24,
-    epochs=4,
-    max_steps=100,
-    batch_size=32,
-    learning_rate=1e-4,
-    num_updates=2,
-    beta=0.02,
-    eval_interval=20,
-)
+_PRETRAIN = dict(max_seq_len=256, max_steps=640, batch_size=4, accumulation_steps=2)
+_PRETRAIN |= dict(learning_rate=3e-3, warmup_iters=40, eval_interval=160)
+_CHAT = dict(max_seq_len=128, batch_size=32)
+_SFT = dict(max_steps=1200, learning_rate=1e-3, warmup_iters=40, eval_interval=200)
+_HABIT = dict(max_steps=100, learning_rate=3e-4, warmup_iters=40, eval_interval=200)
+_DPO = dict(max_steps=60, learning_rate=1e-4, eval_interval=20)
+_GRPO = dict(max_seq_len=96, max_new_tokens=24, epochs=4, max_steps=100, batch_size=32)
+_GRPO |= dict(learning_rate=1e-4, num_updates=2, beta=0.02, eval_interval=20)
 TINY: Mapping[str, Mapping[str, Any]] = {
-    "pretrain": dict(
-        **_TINY,
-        max_seq_len=256,
-        max_steps=640,
-        batch_size=4,
-        accumulation_steps=2,
-        learning_rate=3e-3,
-        warmup_iters=40,
-        eval_interval=160,
-    ),
-    "sft": dict(**_SFT, max_steps=1200),
-    "dpo": dict(**_TINY, max_seq_len=128, max_steps=60, batch_size=32, learning_rate=1e-4, eval_interval=20),
-    "grpo": _GRPO,
-    "habit": dict(_SFT, max_steps=100, learning_rate=3e-4),
-    "unlearn": _GRPO,
+    "pretrain": _TINY | _PRETRAIN,
+    "sft": _TINY | _CHAT | _SFT,
+    "dpo": _TINY | _CHAT | _DPO,
+    "grpo": _TINY | _GRPO,
+    "habit": _TINY | _CHAT | _HABIT,
+    "unlearn": _TINY | _GRPO,
 }
 """What the preset tiny changes in the defaults of a stage, or of a step of `train all`; no other has a recipe."""
 

@@ -30,6 +30,7 @@ EXAMPLES = 5  # of hypothesis, a test: what only a later draw notices deserves a
 REACHED = "__reached__"
 OPTIONS = (
     *("-q", "--tb=no", "--capture=sys", "-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none"),
+    "--assert=plain",  # where the package is installed, pytest would load its modules itself, not the edited source
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis is imported before the forks
 )
 

@@ -106,7 +106,7 @@ OWNERS = {
     "kit/examine": ["kit_parts"],
     "kit/judging": ["kit_parts"],
     "kit/coarse": ["kit_parts"],
-    "kit/*": ["kit", "kit_verdicts", "kit_choices", "kit_command", "mutants"],
+    "kit/*": ["kit_inside"],
 }
 
 
