@@ -126,6 +126,22 @@ def test_an_evaluation_is_of_what_is_held_out_and_changes_nothing(tmp_path, stag
 
 
 @every_stage
+def test_an_evaluation_is_the_ranks_parts_together_also_where_the_last_batch_leaves_one_without_a_sample(
+    tmp_path, monkeypatch, stage
+):
+    """Three samples on two ranks of one: the second rank has the second sample, and then nothing."""
+    monkeypatch.setattr(f"minimind_ref.train.{stage}.total", lambda values, *_: values)
+    ready, counts = made(stage, tmp_path, held_out=0.15, batch_size=1), []
+    for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)):
+        object.__setattr__(ready.stage.epochs, "ranks", ranks)
+        ready.stage.ranks = ranks
+        *_, count = ready.stage.evaluate(ready.run.model).values().values()
+        counts.append(count)
+    assert counts[0] == counts[1] + counts[2] and counts[2] > 0
+    assert stage == "sft" or counts == [3, 2, 1]
+
+
+@every_stage
 @pytest.mark.parametrize("held_out", [0.1, 0.0])
 def test_a_sample_is_the_greedy_answer_to_the_first_prompt_that_is_held_out_if_any_is(
     tmp_path, monkeypatch, stage, held_out

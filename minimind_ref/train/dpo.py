@@ -136,14 +136,12 @@ class Preference:
         """The loss and MEASURES of held-out pairs; None where nothing is held out."""
         if not len(self.held):
             return None
-        network.eval()
         sums = torch.zeros(2 + len(MEASURES))
         options = {**self.epochs.options(0, 0), "shuffle": False}
         for pairs in load(self.held, shares(len(self.held), **options), self.held.collate, 0):
             with self.placement.autocast():
                 losses, measures, _ = self._judge(network, pairs)
             sums += torch.cat((torch.tensor([len(losses), losses.sum().item()]), measures.sum(dim=0)))
-        network.train()
         count, *values = total(sums.tolist(), self.ranks, self.placement.device)
         names = ("loss", *MEASURES)
         return HeldOutPairs({name: v / count for name, v in zip(names, values, strict=True)}, int(count))

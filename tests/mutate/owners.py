@@ -49,7 +49,7 @@ OWNERS = {
     "data/tokenizer_recipe": ["tokenizer_training"],
     "data/tokenizer_training": ["tokenizer_training"],
     "train/answers": ["reinforcement", "rollouts"],
-    "train/dpo": ["post_training", "chat_stages", "preference", "reinforcement"],
+    "train/dpo": ["chat_stages", "preference"],
     "train/grpo": ["post_training", "chat_stages", "reinforcement", "rollouts"],
     "train/loop": ["loop", "training"],
     "train/pairs": ["preference", "reinforcement"],
