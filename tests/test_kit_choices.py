@@ -247,33 +247,45 @@ def test_nan_may_come_of_experts_that_nobody_chose_and_are_infinite():
     assert not told([NAN, 2.5]) and not told([1.0, 2.5]) and not told([NAN, 1.0], "gradient x", x=[1.0, 1.0])
     assert not told([NAN, 2.0], experts=([1.0], [1.0])) and told([NAN, 2.0], experts=([1.0], [INF]))
     assert not told([NAN, 2.0], "dtype") and not told([NAN, 2.0], "gradient x")
+    case = a_case("moe", {"y": [1.0], "aux": 0.5}, experts=([INF],))  # the balance has no expert's weights in it
+    assert not shows("moe.unchosen_not_finite", case, "aux", outputs={"aux": NAN})
 
 
 def test_only_rows_that_see_nothing_may_differ():
-    def told(out, part="out", s=3, t=2, **options):
+    def told(out, part="out", s=3, t=2, b=1, **options):
         mask = options.pop("mask", None)
-        case = a_case("attention", {"out": np.zeros((1, s, 1, 1))}, {"q": [0.0]}, options,
-                      q=np.ones((1, s, 1, 1)), k=np.ones((1, t, 1, 1)), **({"mask": mask} if mask else {}))  # fmt: skip
-        found = np.reshape(np.array(out, float), (1, s, 1, 1))
-        return shows("attention.nothing_visible", case, part, outputs={"out": found}, gradients={"q": [1.0]})
+        inputs = {"q": np.ones((b, s, 1, 1)), "k": np.ones((b, t, 1, 1))}
+        right = {n: np.zeros(x.shape) for n, x in inputs.items()}
+        case = a_case("attention", {"out": right["q"]}, right, options, **inputs, **({"mask": mask} if mask else {}))
+        found = np.reshape(np.array(out, float), (b, -1, 1, 1))
+        name = part.removeprefix("gradient ")
+        answer = {"gradients": {name: found}} if name in right else {"outputs": {"out": found}}
+        return shows("attention.nothing_visible", case, part, **answer)
 
     assert told([9, 0.25, 0])  # of three queries at two keys the first is ahead of them
     assert not told([9, 0.5, 0]) and not told([9, 0, 0], causal=False) and not told([9, 0], s=2)
     hidden = [[[True, True], [False, False], [True, False]]]
     assert told([0, 9, 0], mask=hidden, causal=False) and told([9, 9, 0], mask=hidden)
     assert not told([9, 9, 0], mask=hidden, causal=False) and not told([0, 9], s=2, mask=[[[True] * 2] * 2])
-    assert told([0, 0, 0], "gradient q") and not told([0, 0], "gradient q", s=2)
+    assert told([9, 0, 0], "gradient q") and not told([0, 9, 0], "gradient q") and not told([9, 0], "gradient q", s=2)
+    assert told([9, NAN], "gradient k") and not told([9, 9], "gradient k", s=2)
+    second = [[[True, True]] * 2, [[True, False], [False, False]]]  # of two rows, a query of the second sees nothing
+    assert told([0, 0, 9, 9], "gradient k", s=2, b=2, mask=second)
+    assert not told([9, 0, 9, 9], "gradient k", s=2, b=2, mask=second)
     assert not told([9, 0, 0], "dtype") and not told([9, 0, 0], "gradient")  # one that raises, say
 
 
 def test_clipping_may_leave_out_the_constant_in_its_denominator():
-    def told(gradient, part="gradients.0", norm=2.0**-10, max_norm=2.0**-12):
-        exact = {"gradients.0": Expected(np.array([2.0**-12]), np.full(1, 2.0**-40)), "norm": Expected(np.array(norm))}
+    def told(gradient, part="gradients.0", norm=2.0**-10, max_norm=2.0**-12, bound=2.0**-40):
+        exact = {"gradients.0": Expected(np.array([2.0**-12]), np.full(1, bound)), "norm": Expected(np.array(norm))}
         case = asked("clip_grad_norm", exact, parameters={"max_norm": max_norm})
         return shows("clip_grad_norm.constant", case, part, outputs={"gradients.0": [gradient], "norm": norm})
 
     grown = 2.0**-12 * (1 + 1e-6 * 2.0**10)
-    assert told(grown) and told(grown - 1.9 * 2.0**-40) and not told(grown - 2.1 * 2.0**-40)
+    assert told(grown) and told(grown - 0.99 * 2.0**-40) and not told(grown - 1.01 * 2.0**-40)
+    assert told(grown + 1e6 * 2.0**-52, norm=2.0**-40, max_norm=2.0**-42, bound=0.0) is False
+    half = grown * (1 - 2.0**-51)  # two places off, which is what a product of rounded numbers is
+    assert told(half, bound=0.0) and not told(grown * (1 - 2.0**-49), bound=0.0)
     assert not told(2.0**-12) and not told(grown, "norm") and not told(grown, "dtype")
     assert not told(grown, max_norm=1.0) and told(2.0**-12, max_norm=1.0)  # nothing is clipped
     assert told(2.0**-12, max_norm=2.0**-10 + 1e-6)
@@ -309,16 +321,22 @@ def test_a_refusal_is_raised_at_temperature_0():
 
 
 def test_one_more_token_may_be_kept_where_top_p_is_asked_for():
+    logits = np.log(2) * np.array([[4.0, 3.0, 3.0, -90.0], [3.0, 2.0, 2.0, 2.0]])  # 1/2, 1/4, 1/4; 2/5 and three 1/5
+    (a, b, _, _), (c, d, _, _) = logits
+
     def told(*rows, part="filtered", **options):
-        right = [[3.0, 2.0, -INF, -INF], [3.0, -INF, -INF, -INF]]
-        case = a_case("filter_logits", {"filtered": right}, None, options or {"top_p": 0.5}, logits=right)
+        right = [[a, -INF, -INF, -INF], [c, d, -INF, -INF]]
+        case = a_case("filter_logits", {"filtered": right}, None, options or {"top_p": 0.5}, logits=logits)
         return shows("filter_logits.top_p_edge", case, part, outputs={"filtered": rows})
 
-    first, second = [3.0, 2.0, 1.0, -INF], [3.0, -INF, -INF, -INF]
-    assert told(first, second) and told(first, [3.25, 2.0, -INF, -INF])
-    assert not told([3.0, 2.0, 1.0, 1.0], second) and not told([3.5, 2.0, 1.0, -INF], second)
-    assert not told([3.0, 2.0, -INF, -INF], second) and not told([3.0, -INF, 1.0, -INF], second)
-    assert not told(first, second, part="dtype") and not told(first, second, top_k=2)
+    edge, inside = [a, b, -INF, -INF], [c, d, -INF, -INF]  # the first row's mass is exactly a half
+    assert told(edge, inside) and told(edge, [c + 0.25, d, -INF, -INF]) and not told(edge, [c + 0.5, d, -INF, -INF])
+    assert not told(edge, [c, d, d, -INF]) and not told([a, -INF, -INF, -INF], [c, d, d, -INF])
+    assert not told([a, b, b, -INF], inside) and not told([a + 0.5, b, -INF, -INF], inside)
+    assert not told([a, -INF, -INF, -INF], inside) and not told([-INF, b, -INF, -INF], inside)
+    assert not told(edge, inside, part="dtype") and not told(edge, inside, top_k=2)
+    assert told(edge, inside, top_p=0.5, min_p=0.01) and not told(edge, inside, top_p=0.5001)
+    assert not told(edge, inside, top_p=0.5, temperature=0.5) and not told(edge, inside, top_p=0.5, top_k=1)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from tolerance import assert_same
 from minimind_ref import ModelConfig, Transformer, evaluate
 from minimind_ref.data.baselines import fit
 from minimind_ref.data.batches import batches
+from minimind_ref.data.tokenise import tokenise_jsonl
 from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.errors import UserError, run_command
 from minimind_ref.interop.minimind import save_minimind
 from minimind_ref.optim.grad_scaler import GradScaler
+from minimind_ref.train import pretrain as pretrain_module
 from minimind_ref.train import run as run_module
 from minimind_ref.train.checkpoint import read_resume, save_resume, save_weights
 from minimind_ref.train.device import place
@@ -35,7 +37,7 @@ def made(tmp_path):
     corpus = write_corpus(tmp_path / "corpus.jsonl")
 
     def make(config=CONFIG, resume=None, dtype="float32", **changes):
-        settings = replace(SETTINGS, data_path=str(corpus), out_dir=str(tmp_path), **changes)
+        settings = replace(SETTINGS, out_dir=str(tmp_path), **{"data_path": str(corpus), **changes})
         return run_module.session("pretrain", config, settings, place("cpu", dtype), Ranks(), resume)
 
     return make
@@ -72,6 +74,65 @@ def test_held_out_text_is_neither_trained_on_nor_known_to_the_baselines(made, ba
         assert_same(real, np.concatenate(kept))
     every = np.arange(CONFIG.vocab_size)
     assert_same(stage.held_out.baselines.unigram_nll(every), fit(train, CONFIG.vocab_size).unigram_nll(every))
+
+
+def test_an_evaluation_reads_as_many_rows_as_its_tokens_fill_and_at_least_one(made):
+    for tokens, rows in ((1, 1), (47, 1), (48, 2)):
+        assert len(made(batching="pad", eval_tokens=tokens).stage.held_out.rows) == rows
+    session = made(held_out=0.0)
+    assert session.stage.evaluate(session.run.model) is None
+    assert made().stage.evaluate(session.run.model).tokens > 0
+
+
+def test_without_a_data_file_the_built_in_corpus_is_read(made, tmp_path, monkeypatch):
+    seen = []
+
+    def few(tokenizer, **options):
+        seen.append(options)
+        return tokenise_jsonl(tmp_path / "corpus.jsonl", tokenizer, on_bad_line="error", **options)
+
+    monkeypatch.setattr(pretrain_module, "tokenise_corpus", few)
+    described = made(data_path=None, wrap_text=False).stage.describe()
+    assert seen == [{"cache_dir": tmp_path / "cache", "wrap": False, "progress": True}]
+    assert described[0].startswith("data      the built-in corpus: ")
+
+
+@pytest.mark.parametrize(("batching", "what"), [("pack", "packed rows"), ("pad", "samples")])
+def test_a_run_says_what_it_reads_and_what_it_leaves_out(made, tmp_path, batching, what):
+    corpus = tmp_path / "corpus.jsonl"
+    data, counts, steps = made(batching=batching).stage.describe()
+    assert data == f"data      {corpus}"
+    assert re.fullmatch(r" {10}21 documents, \d+ tokens; held out 2 documents, \d+ tokens", counts)
+    assert f" {what} of 24 tokens / batch 3 = " in steps
+    corpus.write_text(corpus.read_text() + "{oops\n" * 3 + "5\n")
+    bad = made(on_bad_line="skip").stage
+    assert bad.describe()[0] == data + " (left out: 3 not JSON, 1 not a JSON object)"
+
+
+def test_texts_of_one_token_leave_nothing_to_predict(made, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 9)
+    with pytest.raises(UserError, match=r"a\.jsonl: no text has a second token, so that there is nothing to predict"):
+        made(data_path=str(tmp_path / "a.jsonl"), wrap_text=False)
+
+
+@pytest.mark.parametrize("held_out", [0.1, 0.0])
+def test_a_sample_goes_on_from_the_beginning_of_a_held_out_document_if_there_is_one(made, monkeypatch, held_out):
+    """It ends with a token that stands for nothing, if the network chose one, and never leaves the rotary table."""
+    session, asked = made(CONFIG.replace(vocab_size=6403, max_position_embeddings=24), held_out=held_out), []
+    stage = session.stage
+    prompt = (stage.held_tokens if held_out else stage.train_tokens).document(0)[:16].tolist()
+    new = stage.tokenizer.encode("and nobody")
+    answers = iter([new, [*new, 6402], [*new, stage.tokenizer.end_id], []])
+
+    def generate(model, prompts, *, max_new_tokens, stop_ids, **options):
+        asked.append((prompts, max_new_tokens, stop_ids))
+        return [next(answers)]
+
+    monkeypatch.setattr(pretrain_module, "generate", generate)
+    shown = [stage.sample(session.run.model) for _ in range(3)] + [stage.sample(session.run.model, length=3)]
+    assert shown == [f"{stage.tokenizer.decode(prompt)}▸{text}" for text in [*["and nobody"] * 3, ""]]
+    room, stops = 24 - len(prompt), [stage.tokenizer.end_id, 6400, 6401, 6402]
+    assert asked == [([prompt], length, stops) for length in (room, room, room, 3)]
 
 
 def test_texts_are_wrapped_unless_asked_otherwise(made):

@@ -16,10 +16,12 @@ from minimind_ref.kit.compare import compare
 from minimind_ref.kit.findings import EXCUSED, FAIL, Finding
 from minimind_ref.kit.outcome import Result
 from minimind_ref.kit.registry import CONSTANTS, REFERENCE
+from minimind_ref.oracle.sampling import filter_logits
 
 IGNORED = -100
 TINY = 1e-6  # in the denominator of clipping
 LARGEST = float(np.finfo(np.float32).max)
+LAST_PLACES = 4 * float(np.finfo(np.float64).eps)  # of a product with what is itself rounded
 
 
 @dataclass(frozen=True)
@@ -73,20 +75,24 @@ def zero_times_unchosen(finding: Finding) -> bool:
     """0·inf: NaN, where an expert's weights are infinite and no token is to choose it, and right elsewhere."""
     name, gradient = finding.part.removeprefix("gradient "), finding.part.startswith("gradient ")
     found = ((finding.outcome.gradients if gradient else finding.outcome.outputs) or {}).get(name)
-    if found is None or all(np.isfinite(stack).all() for stack in finding.case.inputs["experts"]):
+    if name == "aux" or found is None or all(np.isfinite(stack).all() for stack in finding.case.inputs["experts"]):
         return False
     lost = np.isnan(np.asarray(found.value))
     return bool(lost.any()) and right_elsewhere(found, finding.case.answer(finding.profile)[gradient][name], lost)
 
 
 def blind_rows(finding: Finding) -> bool:
-    """Only the rows that see nothing differ, and what comes from them (they give zeros here)."""
-    if finding.part != "out" and not finding.part.startswith("gradient "):
-        return False
+    """Only the rows that see nothing differ, and what comes from them (they give zeros here): their own gradient, and
+    those of the keys and values of their sequence."""
     blind = _sees(finding.case.inputs, finding.case.parameters)
-    if finding.part != "out" or blind is None:
-        return blind is not None
-    return right_elsewhere(finding.outcome.outputs["out"], finding.case.answer(finding.profile)[0]["out"], blind)
+    name = finding.part.removeprefix("gradient ")
+    gradient = name != finding.part
+    found = ((finding.outcome.gradients if gradient else finding.outcome.outputs) or {}).get(name)
+    if blind is None or found is None:
+        return False
+    return right_elsewhere(
+        found, finding.case.answer(finding.profile)[gradient][name], blind if name in ("out", "q") else blind.any(1)
+    )
 
 
 def _sees(inputs: dict[str, Any], options: dict[str, Any]) -> Any:
@@ -105,12 +111,13 @@ def multiplied(finding: Finding) -> bool:
 
 
 def without_constant(finding: Finding) -> bool:
-    """The factor is max_norm/norm: longer than here by a factor of (norm + 1e-6)/norm."""
+    """The factor is max_norm/norm: longer than here by a factor of (norm + 1e-6)/norm, and no less exact."""
     if finding.part == "norm" or not finding.part.startswith("gradients."):
         return False
     right, norm = (finding.case.answer(finding.profile)[0][name] for name in (finding.part, "norm"))
     factor = (norm.value + TINY) / norm.value if norm.value + TINY > finding.case.parameters["max_norm"] else 1.0
-    grown = Expected(np.asarray(right.value) * factor, 2 * np.asarray(right.bound))
+    longer = np.asarray(right.value) * factor
+    grown = Expected(longer, np.asarray(right.bound) * factor + LAST_PLACES * np.abs(longer))
     return compare(finding.part, finding.outcome.outputs[finding.part], grown).good
 
 
@@ -150,12 +157,22 @@ def refuses_zero(finding: Finding) -> bool:
 
 
 def one_more(finding: Finding) -> bool:
-    """The token at which the mass is exactly p is followed by one more."""
-    if finding.part != "filtered" or "top_p" not in finding.case.parameters:
+    """The token at which the mass is exactly p, to float32's rounding, is followed by one more."""
+    options = finding.case.parameters
+    if finding.part != "filtered" or "top_p" not in options:
         return False
     found, right = finding.outcome.outputs["filtered"], finding.case.answer(finding.profile)[0]["filtered"]
     more = np.isfinite(np.asarray(found.value)) & ~np.isfinite(np.asarray(right.value))
-    return bool(more.sum(axis=-1).max() == 1) and right_elsewhere(found, right, more)
+    edge = np.abs(mass_kept(finding.case.inputs["logits"], **options) - options["top_p"]) <= np.finfo(np.float32).eps
+    alone = more.sum(axis=-1) <= edge
+    return bool(more.any() and alone.all()) and right_elsewhere(found, right, more)
+
+
+def mass_kept(logits: Any, *, top_p: float, temperature: float = 1.0, top_k: int = 0, min_p: float = 0.0) -> np.ndarray:
+    """Give the mass (b) of what top_p keeps of the tokens that it is asked about; min_p comes later."""
+    before = {"temperature": temperature, "top_k": top_k}
+    asked, kept = (np.exp(filter_logits(logits, **before, top_p=p)) for p in (1.0, top_p))
+    return kept.sum(axis=-1) / asked.sum(axis=-1)
 
 
 BEHAVIOURS = (

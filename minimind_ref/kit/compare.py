@@ -57,11 +57,14 @@ def _numbers(name: str, got: np.ndarray, want: np.ndarray, bound: np.ndarray) ->
     if not ratio.size or ratio.max() <= 1:
         return Comparison(float(ratio.max()) if ratio.size else 0.0)
     at = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
-    place, value, wanted, allowed = f"{name}{list(at) if at else ''}", got[at], want[at], bound[at]
-    times = f"{ratio[at]:.3g} times the bound" if np.isfinite(ratio[at]) else "no error is allowed"
+    place, values, allowed = f"{name}{list(at) if at else ''}", (float(got[at]), float(want[at])), float(bound[at])
+    short = [f"{x:.9g}" for x in values]
+    value, wanted = map(repr, values)
+    shown = " instead of ".join(short if len(set(short)) > 1 else (value, wanted))
+    times = f", {ratio[at]:.3g} times the bound" if np.isfinite(ratio[at]) else ", no error is allowed" * (allowed == 0)
     off = int((ratio > 1).sum())
-    text = f"{place} is {value:.9g} instead of {wanted:.9g} ± {allowed:.3g}, {times} ({off} of {ratio.size} are off)"
-    return Comparison(float(ratio[at]), "value", text, repr(float(wanted)), repr(float(value)), repr(float(allowed)))
+    text = f"{place} is {shown} ± {allowed:.3g}{times} ({off} of {ratio.size} are off)"
+    return Comparison(float(ratio[at]), "value", text, wanted, value, repr(allowed))
 
 
 def _whole(name: str, got: np.ndarray, want: np.ndarray, bound: Any) -> Comparison:

@@ -128,7 +128,7 @@ class Pretraining:
             top_p=0.9,
             generator=generator,
         )[0]
-        known = new[:-1] if new and new[-1] not in self.tokenizer.bytes_of else new
+        known = [index for index in new if index in self.tokenizer.bytes_of]
         return f"{self.tokenizer.decode(prompt)}▸{self.tokenizer.decode(known)}"
 
     def state_dict(self) -> dict[str, Any]:

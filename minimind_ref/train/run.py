@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from minimind_ref.config import ModelConfig
-from minimind_ref.data.jsonl import DataError
 from minimind_ref.errors import RunError, UserError
 from minimind_ref.optim.adamw import AdamW
 from minimind_ref.optim.grad_scaler import GradScaler
@@ -80,7 +79,7 @@ def session(
     try:
         tokenizer = load_tokenizer(settings, config)
         stage = getattr(import_module(module), stage_class)(settings, model, tokenizer, placement, ranks)
-    except (DataError, ValueError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from None
     torch.manual_seed(settings.seed + ranks.rank)  # for dropout, which takes no generator
     run = Run(
