@@ -108,6 +108,19 @@ def test_dpo_12_gradients_agree_with_the_oracle(profile, case, beta, options):
         agree_vjp(vjp, face, case, profile=profile, undecided=room, beta=beta, **options)
 
 
+@pytest.mark.parametrize("profile", ("float64", "float32"))
+def test_dpo_12_16_the_gradient_of_a_binary_cross_entropy_is_within_the_bound(profile):
+    """Its share is 1 − σ(x), which loses what σ(−x) keeps: in float32 it is 0 from a margin of 17 on."""
+
+    def cross_entropy(policy_chosen, policy_rejected, reference_chosen, reference_rejected, *, beta):
+        x = beta * ((policy_chosen - reference_chosen.detach()) - (policy_rejected - reference_rejected.detach()))
+        return torch.nn.functional.binary_cross_entropy_with_logits(x, torch.ones_like(x))
+
+    chosen = np.array([-9.0, -4.0, -1.0, 0.5, 1.0, 2.0, 3.0, 17.0, 30.0, 36.5, 260.0, 1e4])
+    case = dict(zip(NAMES, (chosen, 0 * chosen - 1, 0 * chosen, 0 * chosen - 1), strict=True))
+    agree_vjp(oracle.dpo_loss_vjp, cross_entropy, case, profile=profile, beta=1.0)
+
+
 @each_profile
 @given(case=pairs(), beta=betas)
 def test_dpo_17_implicit_reward_agrees_with_the_oracle(profile, case, beta):

@@ -25,9 +25,9 @@ def sigmoid(x: Any) -> Any:
 
 
 def open_share(x: Any) -> Any:
-    """Compute σ(x) as the gate of a feed-forward layer, where ½·(1 + tanh(x/2)) is an honest form too.
+    """Compute σ(x) where ½·(1 + tanh(x/2)) and 1 − σ(−x) are honest forms too: a gate, or a loss's gradient.
 
-    That form is exact to a rounding of 1, not of σ(x): a loss needs `sigmoid`, whose bound is relative to σ(x).
+    They are exact to a rounding of 1, not of σ(x); where that is not enough, `sigmoid` has a bound relative to σ(x).
     """
     return _apply(rules.open_share, x)
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from minimind_ref.oracle.bounded import Array, bound, constant, decide, sigmoid, softplus, store, value
+from minimind_ref.oracle.bounded import Array, bound, constant, decide, open_share, softplus, store, value
 from minimind_ref.oracle.checks import (
     float64,
     require_equal,
@@ -127,7 +127,7 @@ def _sigmoid_loss(margin: Any, beta: float, smoothing: float) -> Any:
 
 def _sigmoid_slope(margin: Any, beta: float, smoothing: float) -> Any:
     kept = constant(1 - smoothing, like=margin)
-    return beta * (smoothing * sigmoid(beta * margin) - kept * sigmoid(-(beta * margin)))
+    return beta * (smoothing * open_share(beta * margin) - kept * open_share(-(beta * margin)))
 
 
 def _from_target(margin: Any, beta: float, _: float) -> Any:
