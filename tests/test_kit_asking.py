@@ -213,6 +213,8 @@ A, B, C = np.zeros(1), np.ones(2), np.full(3, 2.0)
         ({"n": C, "g": [[A, B]]}, "g.0.0 g.0.1 n", {"g.0.0": A, "g.0.1": B, "n": C}),
         ({"n": C, "g": {"1": B, "0": A}}, "g.0 g.1 n", {"g.0": A, "g.1": B, "n": C}),
         ({"s": Pair(A, B)}, "s.second s.first", {"s.second": B, "s.first": A}),
+        ((A, B, ((C, C), (C, C))), "y z", {"y": A, "z": B}),  # a cache comes with them
+        ((A, B, {"layer": C}, None), "y z", {"y": A, "z": B}),
     ],
 )
 def test_results_are_named_by_name_or_by_order(returned, names, expected):
@@ -229,6 +231,8 @@ def test_results_are_named_by_name_or_by_order(returned, names, expected):
         (None, "returned None but y, z are expected"),
         (A, "returned one ndarray but y, z are expected"),
         ((A, B, C), "returned 3 results but y, z are expected"),
+        ((A, B, (C, C), C), "returned 4 results but y, z are expected"),
+        (((A, B, C), None), "returned 2 results but y, z are expected"),
         ({"a": A}, "returned a dict with a but y, z are expected"),
         ({}, "returned a dict with nothing but y, z are expected"),
         (dict.fromkeys("abcdefgh", A), "returned a dict with a, b, c, d, e, f but y, z are expected"),

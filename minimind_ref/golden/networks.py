@@ -89,8 +89,13 @@ def oracle_transformer_vjp(
     return in_order(parameters, transformer_vjp(parameters, input_ids, config, cotangent=both(cotangent), **inputs))
 
 
-def torch_transformer(parameters: Named, input_ids: Any, config: Named, *, cache: Any = None, **inputs: Any) -> Any:
+def torch_transformer(parameters: Named, input_ids: Any, config: Named, **inputs: Any) -> Any:
     """Run torch's module with these parameters; give logits and balance loss."""
+    return torch_network(parameters, input_ids, config, **inputs)[:2]
+
+
+def torch_network(parameters: Named, input_ids: Any, config: Named, *, cache: Any = None, **inputs: Any) -> Any:
+    """Run torch's module with these parameters; give logits, balance loss and cache."""
     from torch.func import functional_call
 
     from minimind_ref.config import ModelConfig
@@ -99,7 +104,7 @@ def torch_transformer(parameters: Named, input_ids: Any, config: Named, *, cache
 
     module = Transformer(ModelConfig(**config)).double().eval()
     past = None if cache is None else tuple(KeyValue(*layer) for layer in cache)
-    return functional_call(module, dict(parameters), (input_ids,), {**inputs, "cache": past}, strict=False)[:2]
+    return functional_call(module, dict(parameters), (input_ids,), {**inputs, "cache": past}, strict=False)
 
 
 def definition_transformer(spec: Any, parameters: Named, input_ids: Any, config: Named, **inputs: Any) -> Any:

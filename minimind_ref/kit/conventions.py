@@ -85,14 +85,14 @@ def spanned(function: Function) -> Function:
 
 
 def network(function: Function) -> Function:
-    """Logits and balance loss, without the cache."""
+    """Logits, balance loss and cache."""
 
     def logits(
         parameters: Any, input_ids: Any, config: Any, *, attention_mask: Any = None, position_ids: Any = None,
         segment_ids: Any = None, cache: Any = None,
-    ) -> tuple[Any, Any]:  # fmt: skip
+    ) -> tuple[Any, ...]:  # fmt: skip
         rows = {"attention_mask": attention_mask, "position_ids": position_ids, "segment_ids": segment_ids}
-        return function(parameters, input_ids, config, **given(rows | {"cache": cache}))[:2]
+        return function(parameters, input_ids, config, **given(rows | {"cache": cache}))
 
     return logits
 

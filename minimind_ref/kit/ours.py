@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from minimind_ref.golden import faces
+from minimind_ref.golden.networks import torch_network
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.our_step import training_step
 from minimind_ref.kit.registry import ALL
@@ -87,7 +88,7 @@ def sft_mask(messages: Any, tokenizer: Any, **options: Any) -> tuple[list[int], 
 OWN = {
     "adamw.step": adamw_step, "clip_grad_norm": clip_grad_norm, "grad_scaler": drive_scaler,
     "grad_scaler.unscale": unscale, "bpe.encode": encode, "bpe.decode": decode, "sft_mask": sft_mask,
-    "training.step": training_step,
+    "transformer": torch_network, "training.step": training_step,
 }  # fmt: skip
 for entry in ALL:
     function = OWN.get(entry.name) or faces.torch_face(entry.component, entry.golden)

@@ -53,7 +53,10 @@ def result(y: Any, library: Library) -> Result:
 
 
 def named(returned: Any, names: tuple[str, ...], library: Library) -> dict[str, Any]:
-    """Give what was returned its names: by name where it has them (a dict, a named tuple), by order otherwise."""
+    """Give what was returned its names: by name where it has them (a dict, a named tuple), by order otherwise.
+
+    In a tuple a state may follow the results: a cache, say, or None for it.
+    """
     if len(names) == 1:
         alone = isinstance(returned, tuple) and len(returned) == 1
         return {names[0]: returned[0] if alone else returned}
@@ -61,6 +64,9 @@ def named(returned: Any, names: tuple[str, ...], library: Library) -> dict[str, 
     by_name = dict(found)
     if set(names) <= set(by_name):
         return {name: by_name[name] for name in names}
+    beside = returned[len(names) :] if isinstance(returned, tuple) else ()
+    if beside and all(x is None or isinstance(x, tuple | list | dict) for x in beside):
+        return named(returned[: len(names)], names, library)
     if len(found) != len(names):
         raise WrongShapeError(f"returned {_described(returned)} but {', '.join(_short(names))} are expected")
     return {name: leaf for name, (_, leaf) in zip(names, found, strict=True)}

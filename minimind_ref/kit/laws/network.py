@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from minimind_ref.kit import vectors
+from minimind_ref.kit.binding import NoAnswerError
 from minimind_ref.kit.properties import law
 from minimind_ref.kit.registry import operation
 
@@ -27,6 +28,23 @@ def causal(transformer: Function) -> str | None:
     ids[:, -1] = (ids[:, -1] + 1) % options["config"]["vocab_size"]
     after = np.asarray(transformer(inputs["parameters"], ids, **options)[0])
     return None if np.array_equal(before[:, :-1], after[:, :-1]) else "the last token changes the logits before it"
+
+
+@law("transformer", "TRANSFORMER-7")
+def any_cut(transformer: Function) -> str | None:
+    """Cut the tokens in two and pass on the cache that the first piece returns: the logits are those of one pass."""
+    inputs, options = recorded("transformer")
+    parameters, ids = inputs["parameters"], inputs["input_ids"]
+    whole = np.asarray(transformer(parameters, ids, **options)[0], np.float64)
+    _, _, *state = transformer(parameters, ids[:, :2], **options)
+    if not state or state[0] is None:
+        raise NoAnswerError("it returns no cache")
+    rest = np.asarray(transformer(parameters, ids[:, 2:], cache=state[0], **options)[0], np.float64)
+    if rest.shape != whole[:, 2:].shape:
+        return f"the second piece's logits have shape {rest.shape}"
+    off = float(np.linalg.norm(rest - whole[:, 2:]) / np.linalg.norm(whole))
+    # some 2^-22 in float32, and 2^-11 where two of the cache's tokens are swapped
+    return None if off <= 2.0**-16 else f"after a cut the logits are {off:.3g} of their size off those of one pass"
 
 
 @law("training.step", "TRAINING-8")
