@@ -148,6 +148,15 @@ def test_alone_nothing_is_asked_of_others(monkeypatch):
         pass
 
 
+def test_the_first_process_works_before_the_others(monkeypatch):
+    seen = []
+    monkeypatch.setattr(dist, "barrier", lambda: seen.append("wait"))
+    for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)):
+        with main_first(ranks):
+            seen.append("work")
+    assert seen == ["work", *("work", "wait"), *("wait", "work")]
+
+
 def test_a_group_on_cuda_speaks_nccl_on_its_own_device_and_finds_the_compiler_loaded(monkeypatch):
     seen = []
     monkeypatch.setattr(importlib, "import_module", seen.append)

@@ -159,44 +159,6 @@ def test_what_is_no_measurement_is_dropped_from_metrics(tmp_path, corpus, garbag
     assert all(record["stage"] == "pretrain" and record["step"] == 1 for record in records)
 
 
-def drop(*keys):
-    def change(content):
-        for key in keys[:-1]:
-            content = content[key]
-        del content[keys[-1]]
-
-    return change
-
-
-def put(value, *keys):
-    def change(content):
-        for key in keys[:-1]:
-            content = content[key]
-        content[keys[-1]] = value
-
-    return change
-
-
-DAMAGE = [
-    (put(1, "extra"), "extra is unknown"),
-    (put(None, "config"), "no attribute 'keys'"),
-    (put(1, "config", "width"), "config: width is unknown"),
-    (drop("config", "hidden_size"), "config: hidden_size is missing"),
-    (put(3, "config", "head_dim"), "head_dim=3 must be even"),
-    (drop("settings", "epochs"), "settings: epochs is missing"),
-    (put("x", "settings", "epochs"), "not supported between"),
-    (drop("progress", "steps"), "progress: steps is missing"),
-    (put(-1, "progress", "windows"), "windows=-1 must be a count"),
-    (put(None, "model"), "not iterable"),
-    (drop("optimizer", "state", 0), "moments of 19 of 20 parameters"),
-    (drop("optimizer", "state", 0, "mean"), "moments of parameter 0 are square, step"),
-    (put(torch.zeros(2), "optimizer", "state", 0, "square"), "square of parameter 0 has shape (2,)"),
-    (drop("optimizer", "param_groups", 0, "eps"), "lacks 'eps'"),
-    (put([], "generators"), "out of range"),
-    (put(torch.zeros(3, dtype=torch.uint8), "generators", 0, "cpu"), "RNG state size"),
-]
-
-
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """The folder of a run of two steps."""
@@ -212,15 +174,14 @@ def resume_file(stopped, tmp_path):
     return shutil.copytree(stopped, tmp_path / "out") / "pretrain_resume.pt"
 
 
-@pytest.mark.parametrize(("change", "message"), DAMAGE)
-def test_a_resume_file_with_a_damaged_part_is_refused(resume_file, capsys, change, message):
+def test_a_resume_file_with_a_damaged_part_is_refused_and_stays_as_it_is(resume_file, capsys):
     content = torch.load(resume_file)
-    change(content)
+    content["optimizer"]["state"][0]["square"] = torch.zeros(2)
     torch.save(content, resume_file)
     before = contents(resume_file.parent)
     assert train("--resume", "--out_dir", resume_file.parent) == 2
     error = last_error(capsys)
-    assert error.startswith(f"{resume_file}: not a sound resume file") and message in error
+    assert error.startswith(f"{resume_file}: not a sound resume file") and "square of parameter 0" in error
     assert contents(resume_file.parent) == before
 
 

@@ -12,7 +12,6 @@ from tolerance import Ulps, assert_within
 
 from minimind_ref.data.chat_template import TEMPLATES, encode_chat
 from minimind_ref.data.tokenizer import Tokenizer
-from minimind_ref.train.__main__ import split_flags
 from minimind_ref.train.device import place
 from minimind_ref.train.report import implicit_accuracy, write_report
 from minimind_ref.train.run_folder import read_network
@@ -63,24 +62,6 @@ def test_a_right_answers_probability_is_the_product_of_its_tokens_probabilities(
 def test_a_change_is_paired_over_the_questions():
     mean, low, high = paired_change([0.1, 0.5, 0.9, 0.3], [0.2, 0.5, 0.8, 0.7])  # changes 0.1, 0, -0.1, 0.4
     assert round(mean, 12) == 0.1 and round((high - low) / 2, 12) == round(Z * math.sqrt(0.14 / 3 / 4), 12)
-
-
-def test_flags_of_one_step_are_taken_apart_from_those_of_all():
-    words = [
-        "--seed",
-        "3",
-        "--sft.max_steps",
-        "5",
-        "--grpo.scale_rewards",
-        "--out_dir",
-        "x",
-        "--sft.beta1=0.8",
-        "--a.b",
-        "1",
-    ]
-    general, of_step = split_flags(words, tuple(STEPS))
-    assert general == ["--seed", "3", "--out_dir", "x", "--a.b", "1"]
-    assert of_step == {"sft": ["--max_steps", "5", "--beta1=0.8"], "grpo": ["--scale_rewards"]}
 
 
 def results(learnt=("reverse",)):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from chat_runs import session, write_network, write_pairs
+from chat_runs import session, write_network, write_pairs, write_records
 from tolerance import Ulps, assert_same, assert_within
 
 from minimind_ref.data.chat_template import encode_chat
@@ -94,6 +94,23 @@ def test_what_is_logged_and_evaluated_are_means_over_pairs(tmp_path):
     values = [value for name, value in found.means.items() if name != "loss"]
     assert found.pairs == 11 and 0 < found.means["loss"] < 1
     assert_within(torch.tensor(values), expected, SUMS)
+
+
+def test_a_pair_counts_alone_too_and_is_preferred_only_where_its_chosen_answer_is_likelier(tmp_path):
+    """The first pair's answers are the same."""
+    write_pairs(tmp_path / "data.jsonl", 3)
+    first, *others = (json.loads(line) for line in (tmp_path / "data.jsonl").read_text().splitlines())
+    write_records(tmp_path / "data.jsonl", [{"chosen": first["chosen"], "rejected": first["chosen"]}, *others])
+    ready = made(tmp_path, held_out=0.0, shuffle=False, batch_size=1)
+    with torch.no_grad():
+        ready.run.model.lm_head.weight.mul_(2)
+    windows = list(ready.stage.windows(0))
+    for pairs in (window[0] for window in windows):
+        expected = expected_measures(*scores_of(ready, [pairs]))
+        ready.stage.loss(ready.run.model, pairs)
+        assert_within(torch.tensor(list(ready.stage.measures().values())), expected, SUMS)
+    ready.stage.loss(ready.run.model, windows[0][0])
+    assert ready.stage.measures()["preference"] == 0
 
 
 def test_scores_of_the_reference_are_kept_for_what_they_depend_on(tmp_path):

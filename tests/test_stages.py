@@ -4,12 +4,10 @@ import json
 
 import pytest
 import torch
-from chat_runs import CPU, FLAGS, NAMES, run, session, write_conversations, write_network, write_pairs
+from chat_runs import CPU, FLAGS, NAMES, run, write_conversations, write_network, write_pairs
 from runs import train, train_elsewhere
 from tolerance import Ulps, assert_same, assert_within
 
-from minimind_ref.data.chat_template import encode_chat
-from minimind_ref.data.tokenizer import Tokenizer
 from minimind_ref.train import session as session_module
 
 STAGES = ("sft", "dpo", "grpo")
@@ -105,26 +103,6 @@ def test_all_stages_share_one_folder_and_each_goes_on_in_it(tmp_path, capsys):
         assert_same_weights(before, weights(out, stage))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_rank_without_a_sample_in_the_last_window_takes_part(tmp_path, stage):
-    """Seven samples on two ranks of three: the second rank of the last micro-step has nothing but padding."""
-    files = {"sft": write_conversations, "dpo": write_pairs, "grpo": write_conversations}
-    start, data = write_network(tmp_path / "start"), files[stage](tmp_path / "data.jsonl", 7)
-    options = dict(init_from=start, data_path=data, out_dir=tmp_path, max_seq_len=64, batch_size=3, held_out=0.0)
-    options |= {"max_new_tokens": 4, "reward": "length"} if stage == "grpo" else {}
-    from minimind_ref.train.distributed import Ranks
-
-    stage_of = session(stage, **options).stage
-    object.__setattr__(stage_of.epochs, "ranks", Ranks(1, 2))
-    *_, last = (batch for window in stage_of.windows(0) for batch in window)
-    assert last.num_targets == last.num_documents == 0
-    model = session(stage, **options).run.model
-    loss = stage_of.loss(model, last)
-    assert loss.total.item() == 0
-    loss.total.backward()
-    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_two_processes_end_where_one_with_the_same_global_batch_ends(tmp_path, stage):
@@ -210,30 +188,6 @@ def test_bad_flags_are_one_line(tmp_path, capsys, stage, flags, message):
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_every_epoch_reads_all_samples_in_an_order_of_its_own(tmp_path):
-    start, data = write_network(tmp_path / "start"), write_conversations(tmp_path / "data.jsonl", 11)
-    options = dict(init_from=start, data_path=data, out_dir=tmp_path, held_out=0.0, batch_size=1, epochs=3)
-    windows = session("sft", **options, max_seq_len=64).stage.windows(0)
-    rows = [str(batch.input_ids.tolist()) for (batch,) in windows]
-    epochs = [rows[i : i + 11] for i in (0, 11, 22)]
-    assert len(rows) == 33 and len({tuple(sorted(epoch)) for epoch in epochs}) == 1
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-
-
 def test_compat_starts_from_weights_that_were_trained_without_it(tmp_path):
     assert run("sft", tmp_path, "--compat", "minimind2", "--max_steps", "1", "--out_dir", tmp_path / "out") == 0
     assert json.loads((tmp_path / "out/config.json").read_text())["model"]["aux_loss_counts_padding"]
-
-
-def test_a_run_says_how_many_answers_its_window_cuts_and_what_max_steps_leaves_of_its_steps(tmp_path, capsys):
-    files = {"sft": (write_conversations, ["conversations"]), "dpo": (write_pairs, ["chosen", "rejected"])}
-    for stage, max_steps, said in (("sft", 1, ", of which --max_steps takes 1\n"), ("dpo", 99, "(accumulation 2)\n")):
-        write, keys = files[stage]
-        records = list(map(json.loads, write(tmp_path / f"{stage}.jsonl").read_text().splitlines()))
-        chats = [encode_chat(Tokenizer.load(), record[key]) for record in records for key in keys]
-        assert all(any(chat.supervised[:36]) for chat in chats)  # so that none is left out
-        cut = sum(len(chat.ids) > 36 for chat in chats)
-        flags = ["--max_seq_len", "36", "--max_steps", max_steps, "--out_dir", tmp_path / stage]
-        assert cut > 5 and run(stage, tmp_path, *flags) == 0
-        printed = capsys.readouterr().out
-        assert said in printed and f"; {cut} {'answers ' * (stage == 'dpo')}cut at --max_seq_len\n" in printed

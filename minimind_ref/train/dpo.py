@@ -78,7 +78,6 @@ class Preference:
             self.fingerprint = hashlib.sha256(repr(scored).encode()).hexdigest()
             name = f"reference-{self.fingerprint[:12]}-{str(placement.dtype).removeprefix('torch.')}.npy"
             score_reference(model, parts, cache / name, self.epochs.batch_size, placement, settings.reduction)
-        self.train_tokens = self.train.rows.tokens
         self.skipped: dict[str, int] = tokens.metadata["skipped"]
         self.num_cut: int = tokens.metadata["num_cut"]
         self._seen = torch.zeros(len(MEASURES) + 1)
@@ -137,14 +136,12 @@ class Preference:
         """The loss and MEASURES of held-out pairs; None where nothing is held out."""
         if not len(self.held):
             return None
-        network.eval()
         sums = torch.zeros(2 + len(MEASURES))
         options = {**self.epochs.options(0, 0), "shuffle": False}
         for pairs in load(self.held, shares(len(self.held), **options), self.held.collate, 0):
             with self.placement.autocast():
                 losses, measures, _ = self._judge(network, pairs)
             sums += torch.cat((torch.tensor([len(losses), losses.sum().item()]), measures.sum(dim=0)))
-        network.train()
         count, *values = total(sums.tolist(), self.ranks, self.placement.device)
         names = ("loss", *MEASURES)
         return HeldOutPairs({name: v / count for name, v in zip(names, values, strict=True)}, int(count))

@@ -85,8 +85,7 @@ class Reinforcement:
         data = [(prompt.ids, prompt.reference) for prompt in prompts]
         self.fingerprint = hashlib.sha256(repr((data, digest(model), settings.held_out)).encode()).hexdigest()
         self.epochs = Epochs(len(self.prompts), settings, ranks)
-        self._rollouts: list[Answers] = []
-        self._unfinished = False  # whether updates on these rollouts are still to come
+        self._rollouts: list[Answers] = []  # those on which updates are still to come
         self._measured = PolicyMeasures()
 
     @staticmethod
@@ -122,8 +121,10 @@ class Reinforcement:
             if not taken:
                 self._begin(number, prompts)
             for update in range(taken, updates):
-                self._unfinished = update + 1 < updates
-                yield self._rollouts
+                window = self._rollouts
+                if update + 1 == updates:
+                    self._rollouts = []
+                yield window
 
     def _prompt_windows(self, start: int) -> Iterator[list[list[Prompt]]]:
         def stream(epoch: int, first: int) -> Iterator[list[Prompt]]:
@@ -196,7 +197,7 @@ class Reinforcement:
 
     def state_dict(self) -> dict[str, Any]:
         """The answers whose updates are not all taken, and the reference where it is not the initial policy."""
-        rollouts = [answers._asdict() for answers in self._rollouts] if self._unfinished else []
+        rollouts = [answers._asdict() for answers in self._rollouts]
         reference = self.reference.state_dict() if self.settings.refresh_reference else None
         return {"rollouts": rollouts, "reference": reference}
 

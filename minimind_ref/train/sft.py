@@ -127,7 +127,7 @@ class FineTuning:
             sums[1] += batch.num_targets
         network.train()
         nll, tokens = total(sums, ranks, self.placement.device)
-        return HeldOutLoss(nll / max(tokens, 1), int(tokens))
+        return HeldOutLoss(nll / tokens, int(tokens))
 
     def sample(self, model: Transformer, length: int = 80) -> str:
         """The first held-out conversation up to its answer, and the network's own."""
