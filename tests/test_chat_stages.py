@@ -91,15 +91,20 @@ def learning(ready, start):
 def test_a_stage_goes_on_after_any_window_as_if_it_had_not_been_stopped(tmp_path, stage):
     """For reinforcement: between two updates on the same answers, and where the reference is replaced, too."""
     options = {"refresh_reference": 2} if stage == "grpo" else {"epochs": 2}
-    whole, saved, windows = made(stage, tmp_path, **options), [], []
+    whole, windows = made(stage, tmp_path, **options), []
+
+    def state():
+        return copy.deepcopy((whole.run.model.state_dict(), whole.stage.state_dict()))
+
+    saved = [state()]
     for window in learning(whole, 0):
         windows.append(tensors(window))
-        saved.append(copy.deepcopy((whole.run.model.state_dict(), whole.stage.state_dict())))
+        saved.append(state())
     assert len(windows) == whole.stage.total_windows == 14
-    for done in (1, 2, 7):
+    for done in (0, 1, 2, 7):
         again = made(stage, tmp_path, **options)
-        again.run.model.load_state_dict(saved[done - 1][0])
-        again.stage.load_state_dict(saved[done - 1][1])
+        again.run.model.load_state_dict(saved[done][0])
+        again.stage.load_state_dict(saved[done][1])
         assert list(map(tensors, islice(learning(again, done), 3))) == windows[done : done + 3]
 
 
