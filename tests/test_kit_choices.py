@@ -284,6 +284,8 @@ def test_clipping_may_leave_out_the_constant_in_its_denominator():
     grown = 2.0**-12 * (1 + 1e-6 * 2.0**10)
     assert told(grown) and told(grown - 0.99 * 2.0**-40) and not told(grown - 1.01 * 2.0**-40)
     assert told(grown + 1e6 * 2.0**-52, norm=2.0**-40, max_norm=2.0**-42, bound=0.0) is False
+    doubled = {"norm": 1e-6, "max_norm": 2.0**-22}  # and its bound with it
+    assert told(2.0**-11 - 1.99 * 2.0**-40, **doubled) and not told(2.0**-11 - 2.01 * 2.0**-40, **doubled)
     half = grown * (1 - 2.0**-51)  # two places off, which is what a product of rounded numbers is
     assert told(half, bound=0.0) and not told(grown * (1 - 2.0**-49), bound=0.0)
     assert not told(2.0**-12) and not told(grown, "norm") and not told(grown, "dtype")
@@ -321,7 +323,8 @@ def test_a_refusal_is_raised_at_temperature_0():
 
 
 def test_one_more_token_may_be_kept_where_top_p_is_asked_for():
-    logits = np.log(2) * np.array([[4.0, 3.0, 3.0, -90.0], [3.0, 2.0, 2.0, 2.0]])  # 1/2, 1/4, 1/4; 2/5 and three 1/5
+    small = 2.0**-11
+    logits = np.log([[1 / 2, 1 / 4, 1 / 4 - small, small], [2 / 5, 1 / 5, 1 / 5, 1 / 5]])
     (a, b, _, _), (c, d, _, _) = logits
 
     def told(*rows, part="filtered", **options):
@@ -337,6 +340,10 @@ def test_one_more_token_may_be_kept_where_top_p_is_asked_for():
     assert not told(edge, inside, part="dtype") and not told(edge, inside, top_k=2)
     assert told(edge, inside, top_p=0.5, min_p=0.01) and not told(edge, inside, top_p=0.5001)
     assert not told(edge, inside, top_p=0.5, temperature=0.5) and not told(edge, inside, top_p=0.5, top_k=1)
+    equal, right, found = np.zeros((1, 4)), [[0.0, 0.0, -INF, -INF]], [[0.0, 0.0, 0.0, -INF]]
+    for below, shown in ((2.0**-23, True), (2.0**-22, False)):  # of a half, in float32
+        case = a_case("filter_logits", {"filtered": right}, None, {"top_p": 0.5 - below}, logits=equal)
+        assert shows("filter_logits.top_p_edge", case, "filtered", outputs={"filtered": found}) is shown
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def one_more(finding: Finding) -> bool:
     return bool(more.any() and alone.all()) and right_elsewhere(found, right, more)
 
 
-def mass_kept(logits: Any, *, top_p: float, temperature: float = 1.0, top_k: int = 0, min_p: float = 0.0) -> np.ndarray:
+def mass_kept(logits: Any, *, top_p: float, temperature: float = 1.0, top_k: int = 0, min_p: Any = None) -> np.ndarray:
     """Give the mass (b) of what top_p keeps of the tokens that it is asked about; min_p comes later."""
     before = {"temperature": temperature, "top_k": top_k}
     asked, kept = (np.exp(filter_logits(logits, **before, top_p=p)) for p in (1.0, top_p))
