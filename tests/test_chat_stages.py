@@ -104,7 +104,7 @@ def test_a_stage_goes_on_after_any_window_as_if_it_had_not_been_stopped(tmp_path
         windows.append(tensors(window))
         saved.append(state())
     assert len(windows) == whole.stage.total_windows == 14
-    for done in (0, 1, 2, 7):
+    for done in (0, 1, 6):
         again = made(stage, tmp_path, **options)
         again.run.model.load_state_dict(saved[done][0])
         again.stage.load_state_dict(saved[done][1])
