@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from minimind_ref.checks import require_finite, require_range
+from minimind_ref.oracle import checks as oracle
 
 
 @pytest.mark.parametrize("least", [-math.inf, 0.0, 2.0])
@@ -29,3 +31,12 @@ def test_integers_outside_are_named_with_the_range_and_its_reason():
     for held, named in (([0, 7], 7), ([-2, 9], -2)):
         with pytest.raises(ValueError, match=rf"^index holds {named}, outside 0 … 6 \(experts=7\)$"):
             require_range("index", torch.tensor(held), 7, "experts")
+
+
+def test_an_oracles_limits_are_named_and_are_allowed_themselves():
+    for at_least, said in ((True, "at least 1"), (False, "1")):
+        with pytest.raises(ValueError, match=rf"^x has 0 axes but needs {said}; its shape is \(\)$"):
+            oracle.require_rank("x", np.zeros(()), 1, at_least)
+    oracle.require_finite("coef", 0.0, least=0.0)
+    with pytest.raises(ValueError, match=r"^coef=-1\.0 must be finite and at least 0$"):
+        oracle.require_finite("coef", -1.0, least=0.0)

@@ -824,7 +824,10 @@ def test_data_is_given_as_it_is():
     seen = []
     case = vectors.recorded(OPERATIONS["pack"])[0]
     local(lambda documents, length, **rest: seen.extend([documents, length]), "pack").ask(case, "float64")
-    assert seen == [case.inputs["documents"], case.inputs["length"]] and isinstance(seen[0], list)
+    assert seen == [case.inputs["documents"], case.inputs["length"]] and [type(x) for x in seen] == [list, int]
+    among = vectors.recorded(OPERATIONS["training.step"])[0]  # a count among arrays
+    local(lambda state, window, config, **rest: seen.append(state["step"]), "training.step").ask(among, "float64")
+    assert seen[2] == among.inputs["state"]["step"] and isinstance(seen[2], int)
 
 
 def test_a_law_gets_numpy_results_and_what_is_raised():

@@ -629,3 +629,15 @@ def test_moe_22_the_oracle_also_refuses(case):
     name, arguments, message = ORACLE_REFUSED[case]
     with pytest.raises(ValueError, match=message):
         getattr(oracle, name)(**arguments)
+
+
+@pytest.mark.parametrize("t", [7, 11, 13])
+def test_moe_15_a_share_may_be_rounded_where_it_is_divided_and_where_it_is_multiplied(t):
+    """In float32 an expert's tokens / t, times e/c, over t again: each step rounds, and so does the quotient e/c."""
+    e, c = 7, 3
+    index = np.stack([(np.arange(c) + i * i) % e for i in range(t)])
+    (scores, one) = bound_inputs(np.full((t, e), 1 / 8), np.array(1.0), profile="float32")
+    counts = np.bincount(index.ravel(), minlength=e).astype(np.float32)
+    share = counts / np.float32(t) * (np.float32(e) / np.float32(c)) / np.float32(t)
+    pulled = oracle.aux_loss_vjp(scores, index, form="batch", coef=1.0, cotangent=one)
+    assert_within(np.tile(share, (t, 1)), pulled)

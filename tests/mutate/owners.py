@@ -27,7 +27,7 @@ OWNERS = {
     "oracle/bounded_*": BOUNDED,
     "oracle/precision": BOUNDED,
     "oracle/propagation": BOUNDED,
-    "oracle/checks": ["rms_norm", "swiglu", "attention", "cross_entropy", "dpo", "sampling", "packing"],
+    "oracle/checks": ["checks", "rms_norm", "swiglu", "attention", "cross_entropy", "dpo", "sampling", "packing"],
     "oracle/block": ["block", "transformer"],
     "oracle/objectives": ["post_training"],
     "data/byte_level": ["tokenizer", "tokenizer_files", "tokenizer_training"],
