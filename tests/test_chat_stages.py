@@ -11,11 +11,13 @@ from tolerance import assert_same
 
 from minimind_ref.data.chat_template import encode_chat
 from minimind_ref.errors import UserError
+from minimind_ref.train import dpo, grpo, sft
 from minimind_ref.train.answers import Answer
 from minimind_ref.train.distributed import Ranks
 
 OPTIONS = dict(batch_size=3, max_seq_len=64, seed=5)
 OF_STAGE = {"sft": {}, "dpo": {}, "grpo": dict(max_new_tokens=4, num_generations=2, num_updates=2, reward="length")}
+MODULES = {"sft": sft, "dpo": dpo, "grpo": grpo}
 KEYS = {"sft": ["conversations"], "dpo": ["chosen", "rejected"], "grpo": ["conversations"]}
 every_stage = pytest.mark.parametrize("stage", OF_STAGE)
 
@@ -97,11 +99,12 @@ def test_a_stage_goes_on_after_any_window_as_if_it_had_not_been_stopped(tmp_path
         return copy.deepcopy((whole.run.model.state_dict(), whole.stage.state_dict()))
 
     saved = [state()]
+    next(whole.stage.windows(0))  # begun, and left
     for window in learning(whole, 0):
         windows.append(tensors(window))
         saved.append(state())
     assert len(windows) == whole.stage.total_windows == 14
-    for done in (0, 1, 2, 7):
+    for done in (0, 1, 6):
         again = made(stage, tmp_path, **options)
         again.run.model.load_state_dict(saved[done][0])
         again.stage.load_state_dict(saved[done][1])
@@ -135,7 +138,7 @@ def test_an_evaluation_is_the_ranks_parts_together_also_where_the_last_batch_lea
     tmp_path, monkeypatch, stage
 ):
     """Three samples on two ranks of one: the second rank has the second sample, and then nothing."""
-    monkeypatch.setattr(f"minimind_ref.train.{stage}.total", lambda values, *_: values)
+    monkeypatch.setattr(MODULES[stage], "total", lambda values, *_: values)
     ready, counts = made(stage, tmp_path, held_out=0.15, batch_size=1), []
     for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)):
         object.__setattr__(ready.stage.epochs, "ranks", ranks)
@@ -157,7 +160,7 @@ def test_a_sample_is_the_greedy_answer_to_the_first_prompt_that_is_held_out_if_a
         asked.append((model, tokenizer, prompts, max_new_tokens, temperature))
         return [Answer([5], True, "red cat")]
 
-    monkeypatch.setattr("minimind_ref.train.sft.answer", answer)
+    monkeypatch.setattr(sft, "answer", answer)
     ready = made(stage, tmp_path, held_out=held_out)
     messages = records(tmp_path)[9 if held_out else 0][KEYS[stage][0]]
     roles = [message["role"] for message in messages]

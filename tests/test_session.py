@@ -55,7 +55,7 @@ def test_a_run_says_where_it_stands(tmp_path, capsys, drawn):
     count = sum(p.numel() for p in ready.run.model.parameters())
     assert model == f"model     1 layers, 12 wide: {count:,} parameters, {count:,} active per token"
     assert device == f"device    {ready.run.placement.reason}"
-    assert re.fullmatch(r"finished  6 steps in \d s, [\d,]+ pears a second", lines.pop(2))
+    assert re.fullmatch(r"finished  6 steps in \d\d? s, [\d,]+ pears a second", lines.pop(2))
     assert lines == [
         "data      none",
         "held out  loss 0.5, after 3 steps",

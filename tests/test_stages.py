@@ -44,7 +44,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("kill_after", [1, 2, 3])
+@pytest.mark.parametrize("kill_after", [1, 3])
 def test_resume_law_wherever_the_kill_falls(tmp_path, monkeypatch, stage, kill_after):
     flags = ["--max_steps", "5", "--save_interval", "1", "--eval_interval", "0"]
     flags += ["--refresh_reference", "1"] if stage == "grpo" else []
