@@ -192,10 +192,11 @@ def test_tokenizer_9_training_agrees_with_the_library(corpus, vocab_size, specia
     assert oracle.train(corpus, vocab_size, special_tokens) == library_train(corpus, vocab_size, special_tokens)
 
 
-def test_tokenizer_9_product_trains_as_the_oracle():
+@pytest.mark.parametrize("vocab_size", [290, 1000])  # the second is more than the text yields
+def test_tokenizer_9_product_trains_as_the_oracle(vocab_size):
     corpus = ["low lower lowest, newer newest; wider widest.\n" * 3, "数据 数据集 数列"]
-    vocab, merges = oracle.train(corpus, 290, CONTROL)
-    model = json.loads(train(corpus, 290).source)["model"]
+    vocab, merges = oracle.train(corpus, vocab_size, CONTROL)
+    model = json.loads(train(corpus, vocab_size).source)["model"]
     assert model["vocab"] == vocab
     assert [tuple(merge) for merge in model["merges"]] == merges
 

@@ -27,7 +27,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Learn vocab_size − 259 merges from texts; ids 0, 1, 2 are the special tokens, then the bytes, then the merges.
 
     GPT-2's pre-tokenisation, no normaliser. The most frequent pair is merged first, ties by the lower ids, so the
-    same texts give the same tokenizer, byte for byte. Too little text for vocab_size entries is a ValueError.
+    same texts give the same tokenizer, byte for byte. Where no pair is left, the tokenizer is smaller (TOKENIZER-9).
     """
     if vocab_size < SMALLEST:
         raise ValueError(f"vocab_size is {vocab_size}, but the bytes and the special tokens alone need {SMALLEST}")
@@ -41,8 +41,6 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() != vocab_size:
-        raise ValueError(f"the text yields only {tokenizer.get_vocab_size()} of vocab_size = {vocab_size} entries")
     return Tokenizer.from_text(tokenizer.to_str(pretty=False))
 
 
@@ -73,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         texts = read_texts(options.text) if options.command == "train" else recipe_texts(options.packages)
         tokenizer = train(texts, options.vocab_size)
+        if tokenizer.vocab_size != options.vocab_size:
+            raise ValueError(
+                f"the text yields only {tokenizer.vocab_size} of vocab_size = {options.vocab_size} entries"
+            )
         tokenizer.save(options.out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -34,9 +34,12 @@ def pieces(s: Seeds) -> Drawn:
 
 @generator("bpe.encode", "TOKENIZER-1", "TOKENIZER-2", "TOKENIZER-4", "TOKENIZER-7", "TOKENIZER-10")
 def encoded(s: Seeds) -> Drawn:
-    """Merges that overlap, control names in the text, bytes beyond ASCII."""
+    """Merges that overlap, control names in the text, bytes beyond ASCII; ids that are no ranks."""
     tokens = made()
-    return Drawn({"text": text(s), "vocab": tokens.vocab, "merges": tokens.merges}, {}, ("ids",))  # type: ignore[attr-defined]
+    names = list(tokens.vocab)  # type: ignore[attr-defined]
+    names[-len(MERGES) :] = reversed(names[-len(MERGES) :])
+    vocab = {name: i for i, name in enumerate(names)}
+    return Drawn({"text": text(s), "vocab": vocab, "merges": tokens.merges}, {}, ("ids",))  # type: ignore[attr-defined]
 
 
 @generator("bpe.decode", "TOKENIZER-6", "TOKENIZER-8")
@@ -87,6 +90,13 @@ def documents(s: Seeds) -> list[list[int]]:
 def packed(s: Seeds) -> Drawn:
     """Documents that cross the ends of rows."""
     return Drawn({"documents": documents(s), "length": 7}, {"pad_id": 3}, ROW)
+
+
+@generator("pack", "PACKING-3")
+def numbered(s: Seeds) -> Drawn:
+    """More pieces in a row than a byte can number, then one over the end of a row."""
+    tokens = draw_integers(s.take(), (300,), 0, 9).tolist()
+    return Drawn({"documents": [*([token] for token in tokens), tokens], "length": 290}, {}, ROW)
 
 
 @generator("pad", "PACKING-7", "PACKING-9", "PACKING-10", "PACKING-11", "PACKING-14")
