@@ -43,6 +43,7 @@ from minimind_ref.kit.binding import (
     NoAnswerError,
     OtherChoiceError,
     bind,
+    parameters_of,
     unexpected,
     without,
 )
@@ -94,6 +95,40 @@ def test_arguments_come_by_position_and_options_by_name(function, positional, ke
         return
     values = {"x": 1, "weight": 2}
     assert called(RMS_NORM, function, eps=3, weight=2, x=1) == ([(n, values[n]) for n in positional], keyword)
+
+
+@torch.library.custom_op("minimind_ref_tests::norm", mutates_args=())
+def operator(x: torch.Tensor, weight: torch.Tensor, *, eps: float, gain: float = 1.0) -> torch.Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight * gain
+
+
+def written_out(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+class Normed(torch.nn.Module):
+    def forward(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        return written_out(x, weight, eps)
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, which people still have
+    SCRIPTS = [torch.jit.script(Normed()), torch.jit.script(written_out)]
+OPERATORS = [operator, torch.ops.minimind_ref_tests.norm, torch.ops.minimind_ref_tests.norm.default]
+
+
+@pytest.mark.parametrize("function", [*OPERATORS, *SCRIPTS])
+def test_what_torch_has_in_a_schema_is_asked_for_that_and_no_more(function):
+    assert called(RMS_NORM, function, x=1, weight=2, eps=3, cast="after") == ([("x", 1), ("weight", 2)], {"eps": 3})
+    with pytest.raises(OtherChoiceError, match="has no argument cast"):
+        called(RMS_NORM, function, x=1, weight=2, eps=3, cast="before")
+    assert not local(function, arrays="torch").ask(basic(), "float64", gradient=False).problem
+
+
+def test_a_schema_says_what_goes_by_name_and_what_has_a_default():
+    own = parameters_of(operator)
+    assert [str(p.kind) for p in own.values()] == ["POSITIONAL_OR_KEYWORD"] * 2 + ["KEYWORD_ONLY"] * 2
+    assert [p.default for p in own.values()] == [inspect.Parameter.empty] * 3 + [1.0]
 
 
 class Silent:
