@@ -782,7 +782,7 @@ def test_a_library_that_lacks_a_precision_is_not_asked_in_it():
         raise ModuleNotFoundError("no", name="their_dtypes")
 
     found = local(norm, arrays=(to_array, np.asarray)).ask(basic(), "bfloat16")
-    assert (found.problem, found.text) == ("profile", "bfloat16 needs their_dtypes")
+    assert (found.problem, found.text) == ("profile", "bfloat16 needs their_dtypes, which is not installed")
 
 
 def test_a_wrapper_is_asked_again_without_what_it_hands_on_in_vain():

@@ -200,12 +200,14 @@ def test_a_norm_may_have_any_dtype():
 
 @pytest.mark.parametrize(
     "problem, state",
-    [("cannot", "missing"), ("choice", "choice"), ("profile", "skipped"), ("raised", "fail"), ("timeout", "fail"),
+    [("cannot", "missing"), ("choice", "choice"), ("profile", "unasked"), ("raised", "fail"), ("timeout", "fail"),
      ("type", "fail"), ("process", "fail")],
 )  # fmt: skip
 def test_a_problem_is_all_that_a_case_shows(problem, state):
-    kept = ("RMS_NORM-1", "RMS_NORM-10")
-    assert told(asked(), Outcome(problem=problem, text="why")) == [("call", state, kept, "why")]
+    dtype = ("RMS_NORM-16",) if state == "unasked" else ()  # nor was its dtype to be seen
+    for op, more in (("rms_norm", dtype), ("route", ())):
+        kept = ("RMS_NORM-1", "RMS_NORM-10", "RMS_NORM-14", *more)
+        assert told(asked(op), Outcome(problem=problem, text="why"), "float16") == [("call", state, kept, "why")]
 
 
 def test_a_changed_argument_breaks_its_clause():
@@ -433,7 +435,10 @@ def decided(*found, op="rms_norm", failed=(), **rest):
         (["missing", "choice", "pass"], "PASS", ""),
         (["choice", "missing"], "NOT IMPLEMENTED", "about missing"),
         (["choice"], "CHOICE", "about choice"),
-        (["skipped"], "NOT RUN", "no case shows it in float32"),
+        (["pass", "excused", "unasked"], "NOT IMPLEMENTED", "about unasked"),
+        (["unasked", "fail"], "FAIL", ""),
+        (["skipped"], "NOT RUN", "about skipped"),
+        (["skipped", "pass"], "PASS", ""),
         ([], "NOT RUN", "no case shows it in float32"),
     ],
 )

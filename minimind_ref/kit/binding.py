@@ -33,6 +33,10 @@ class NoAnswerError(Exception):
         self.choice = choice
 
 
+class NotPutError(NoAnswerError):
+    """A law is not put to programs, or files, of this kind, whatever they have."""
+
+
 @dataclass(frozen=True)
 class Call:
     """Positional arguments by name, in order, and keyword arguments."""

@@ -56,7 +56,7 @@ class LocalRunner:
         except OtherChoiceError as error:
             return Outcome(problem="choice", text=str(error))
         except ModuleNotFoundError as error:
-            return Outcome(problem="profile", text=f"{profile} needs {error.name}")
+            return Outcome(problem="profile", text=f"{profile} needs {error.name}, which is not installed")
         before = {n: self.numbers(x) for n, x in trees.leaves(call.arguments)}
         ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
         if isinstance(ran.error, CannotExpressError | OtherChoiceError):  # it says so itself

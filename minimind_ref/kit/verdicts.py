@@ -75,12 +75,13 @@ def decide(
         return status, f"there is no {operation.name}"
     states = {finding.state for finding in found}
     for state, status in (
-        (findings.FAIL, report.FAIL), (findings.EXCUSED, report.CHOICE), (findings.PASS, report.PASS),
-        (findings.MISSING, report.MISSING), (findings.CHOICE, report.CHOICE),
+        (findings.FAIL, report.FAIL), (findings.UNASKED, report.MISSING), (findings.EXCUSED, report.CHOICE),
+        (findings.PASS, report.PASS), (findings.MISSING, report.MISSING), (findings.CHOICE, report.CHOICE),
+        (findings.SKIPPED, report.NOT_RUN),
     ):  # fmt: skip
         if state in states:
             text = next(f.text for f in found if f.state == state)
-            return status, text if status in (report.MISSING, report.CHOICE) else ""
+            return status, "" if status in (report.FAIL, report.PASS) else text
     if examined.stopped:
         return report.NOT_RUN, f"not asked any more: {examined.stopped}"
     return report.NOT_RUN, unshown.reason(operation, clause, session.profiles)
