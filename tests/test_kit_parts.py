@@ -16,7 +16,16 @@ from minimind_ref.kit import Implementation, check, generated, suspects, vectors
 from minimind_ref.kit.case import Expected
 from minimind_ref.kit.coarse import computes_in_float32, fine, float32_like
 from minimind_ref.kit.compare import Comparison, compare
-from minimind_ref.kit.examine import Examined, Session, cases_of, examine, narrowed, retargeted, within_reach
+from minimind_ref.kit.examine import (
+    LARGEST_SEED,
+    Examined,
+    Session,
+    cases_of,
+    examine,
+    narrowed,
+    retargeted,
+    within_reach,
+)
 from minimind_ref.kit.findings import NOTHING_WRONG, Finding, judge
 from minimind_ref.kit.judging import chosen
 from minimind_ref.kit.mutant import load_mutants
@@ -751,6 +760,9 @@ def test_a_declared_choice_is_asked_for_where_a_case_leaves_it_open():
     named = asked(parameters={"eps": 1e-5, "cast": "after"})
     assert retargeted(named, {"cast": "before"}) is named
     assert retargeted(case, {"nothing_supervised": "nan"}) is case  # no argument
+    answer = vectors.recorded(OPERATIONS["grpo_loss"])[0]  # an option that needs a length, of which it says nothing
+    kept = retargeted(answer, {"normalise": "constant"})
+    assert kept.parameters == answer.parameters | {"normalise": "sequence"} and kept.answer is answer.answer
 
 
 def single(case, profile):
@@ -957,6 +969,12 @@ def test_what_cannot_be_judged_is_said():
         verify(wrong)
     with pytest.raises(UserError, match="level is 'slow' but must be one of quick, full"):
         verify(norms(), ["rms_norm"], "slow")
+    assert generated.FIRST_SEED + generated.SEEDS_A_CASE * (LARGEST_SEED + 6) == 2**32  # that many begin at the last
+    for seed in (-1, LARGEST_SEED + 1):
+        with pytest.raises(UserError, match=rf"^seed is {seed} but must lie in \[0, 134184954\]$"):
+            verify(norms(), ["rms_norm"], seed=seed)
+    for seed in (0, LARGEST_SEED):
+        assert judged_by(Scripted(), level="full", seed=seed).settings["seed"] == seed
     with pytest.raises(UserError, match="no clause of rms_norm belongs to the claimed levels Inference"):
         verify(norms(levels=["Inference"]), ["rms_norm"])
     with pytest.raises(UserError, match="there is no operation 'rmsnorm'"):

@@ -9,7 +9,7 @@ from minimind_ref.errors import UserError, run_command
 from minimind_ref.files import write_atomically
 from minimind_ref.flags import Parser
 from minimind_ref.kit import vectors
-from minimind_ref.kit.examine import LEVELS_OF_EFFORT
+from minimind_ref.kit.examine import LARGEST_SEED, LEVELS_OF_EFFORT
 from minimind_ref.kit.grade import grade, write_cases
 from minimind_ref.kit.implementation import load
 from minimind_ref.kit.judging import verify
@@ -44,7 +44,7 @@ def parser() -> Parser:
         "--level", choices=list(LEVELS_OF_EFFORT), default="quick", help="how many generated inputs [quick]"
     )
     run.add_argument("--profiles", nargs="+", choices=list(PROFILES), help="what an --exec program claims [float64]")
-    run.add_argument("--seed", type=int, default=0, help="of the generated inputs [0]")
+    run.add_argument("--seed", type=int, default=0, help=f"of the generated inputs, 0 … {LARGEST_SEED} [0]")
     run.add_argument("--seconds", type=float, default=SECONDS, help=f"time for one call [{SECONDS:g}]")
     run.add_argument("--case", help="ask one case again")
     run.add_argument("--profile", choices=list(PROFILES), help="in one precision")

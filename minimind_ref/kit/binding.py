@@ -60,7 +60,7 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter] 
 
 def in_schema(function: Any) -> dict[str, inspect.Parameter]:
     """Give the parameters in the schema of a torch operator or script, of which Python sees *args, **kwargs at most."""
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     for place in SCHEMAS if torch else ():
         with contextlib.suppress(Exception):  # one's attributes may do anything
             schema = attrgetter(place)(function)

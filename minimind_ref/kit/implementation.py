@@ -3,15 +3,18 @@
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from minimind_ref.errors import UserError
+from minimind_ref.kit import vectors
 from minimind_ref.kit.arrays import Library, library
 from minimind_ref.kit.behaviours import KEYS
-from minimind_ref.kit.operation import LEVELS
+from minimind_ref.kit.case import compute
+from minimind_ref.kit.operation import LEVELS, Operation
 from minimind_ref.kit.registry import OPERATIONS, operation
 from minimind_ref.oracle.bounded import PROFILES
 
@@ -95,6 +98,20 @@ def known_choice(key: str, option: Any) -> None:
         near = get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise UserError(f"choices has {key!r}, which no operation has; {hint}")
+    known_option(OPERATIONS[name], argument, option)
+
+
+def known_option(entry: Operation, argument: str, option: Any) -> None:
+    """Refuse an option with which the oracle answers no recorded case, in its words."""
+    said = ""
+    for case in vectors.recorded(entry) if argument in entry.arguments else ():
+        try:
+            compute(replace(case, parameters=case.parameters | {argument: option}, cotangent={}), "float64")
+            return
+        except (TypeError, ValueError) as error:
+            said = str(error)
+    if said:
+        raise UserError(f"choices has {entry.name}.{argument}={option!r}: {said}")
 
 
 def load(target: str) -> Implementation:

@@ -5,7 +5,7 @@ from typing import Any
 
 from minimind_ref.errors import UserError
 from minimind_ref.kit import verdicts
-from minimind_ref.kit.examine import LEVELS_OF_EFFORT, Session, examine
+from minimind_ref.kit.examine import LARGEST_SEED, LEVELS_OF_EFFORT, Session, examine
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.operation import LEVELS
 from minimind_ref.kit.registry import operation, selected
@@ -34,6 +34,8 @@ def verify(
     if case and "/generated/" in case:
         number = case.rpartition("_")[2]
         seed, level = int(number) if number.isdigit() else seed, "quick"
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed is {seed} but must lie in [0, {LARGEST_SEED}]")
     session = Session(
         implementation, runner or LocalRunner(implementation, seconds), level, seed, case, profile, tuple(levels)
     )
