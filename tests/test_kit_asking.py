@@ -1189,7 +1189,7 @@ def test_functions_are_registered_with_their_gradients():
     assert made.fixed("rms_norm") == {} and not made.refusals and made.origin == ""
     assert (made.profiles, made.levels, made.expected_failures) == (None, LEVELS, {})
     claims = Implementation("mine", profiles=["float32"], levels=["Forward"], refusals=True,
-                            choices={"rms_norm.cast": "before", "moe.form": "x", "dpo_loss.form": "ipo"},
+                            choices={"rms_norm.cast": "before", "moe.form": "batch", "dpo_loss.form": "ipo"},
                             expected_failures={"ROPE-4": "issue 12"})  # fmt: skip
     assert (claims.profiles, claims.levels, claims.refusals) == (("float32",), ("Forward",), True)
     assert claims.expected_failures == {"ROPE-4": "issue 12"}
@@ -1220,6 +1220,7 @@ def test_a_choice_that_no_operation_has_is_told(choices, said):
     [
         ({"profiles": ["float32", "float8"]}, "profiles has 'float8' but the known ones are float64, float32, "),
         ({"levels": ["Sideways"]}, "levels has 'Sideways' but the known ones are Forward, Backward, "),
+        ({"expected_failures": {"ROPE-99": "x"}}, "expected_failures has 'ROPE-99', which is no MUST clause of specs/"),
     ],
 )
 def test_a_claim_that_nobody_knows_is_told(claims, said):

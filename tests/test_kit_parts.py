@@ -494,13 +494,14 @@ def test_a_failure_behind_a_failed_part_is_blocked():
 
 
 def test_an_expected_failure_that_fails_is_expected_and_one_that_passes_fails():
-    excuses = {"RMS_NORM-1": "issue 1", "RMS_NORM-2": "issue 2", "RMS_NORM-3": "issue 3"}
+    excuses = {f"RMS_NORM-{n}": f"issue {n}" for n in (1, 2, 3, 4)}
     found = decided(found_in("fail"), found_in("pass", ("RMS_NORM-2",)), found_in("choice", ("RMS_NORM-3",), "other"),
-                    expected_failures=excuses)  # fmt: skip
+                    found_in("missing", ("RMS_NORM-4",)), expected_failures=excuses)  # fmt: skip
     assert [(found[c].status, found[c].detail) for c in excuses] == [
         ("EXPECTED FAILURE", "issue 1"),
         ("FAIL", "declared as an expected failure (issue 2), but it passes"),
         ("CHOICE", "other"),
+        ("EXPECTED FAILURE", "issue 4"),  # a limit that is declared
     ]
 
 

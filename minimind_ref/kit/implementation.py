@@ -30,7 +30,8 @@ class Implementation:
     `choices`: what it is fixed to where good implementations differ, as {"rms_norm.cast": "before"}.
     `levels`: the levels that it claims, which are the denominator; None claims all.
     `refusals`: it claims to refuse bad input by a ValueError, as this package does; it is not asked otherwise.
-    `expected_failures`: {"ROPE-4": "angles are float32, issue 12"}; one that passes is a failure.
+    `expected_failures`: {"ROPE-4": "angles are float32, issue 12"}, or what it does not have; one that passes is a
+    failure.
     """
 
     def __init__(
@@ -48,6 +49,9 @@ class Implementation:
         self.choices, self.expected_failures = dict(choices or {}), dict(expected_failures or {})
         for key, option in self.choices.items():
             known_choice(key, option)
+        for clause in self.expected_failures:
+            if not any(clause in entry.clauses for entry in OPERATIONS.values()):
+                raise UserError(f"expected_failures has {clause!r}, which is no MUST clause of specs/")
         self.functions: dict[str, Function] = {}
         self.vjps: dict[str, Function] = {}
 

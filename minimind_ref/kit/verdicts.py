@@ -34,10 +34,10 @@ def of(operation: Operation, examined: Examined, session: Session, failed: set[s
         if status == report.FAIL and blockers:
             status, detail = report.BLOCKED, f"{', '.join(blockers)} failed: mend that first"
         excuse = session.implementation.expected_failures.get(clause)
-        if excuse is not None and status in (report.FAIL, report.PASS):
-            strict = status == report.FAIL
-            status = report.EXPECTED if strict else report.FAIL
-            detail = excuse if strict else f"declared as an expected failure ({excuse}), but it passes"
+        if excuse is not None and status in (report.FAIL, report.MISSING):
+            status, detail = report.EXPECTED, excuse
+        elif excuse is not None and status == report.PASS:
+            status, detail = report.FAIL, f"declared as an expected failure ({excuse}), but it passes"
         ratios = [f.comparison.ratio for f in found if f.state == findings.PASS]
         text = operation.clauses[clause].text
         margin = max(ratios) if ratios and status == report.PASS else None
