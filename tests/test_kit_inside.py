@@ -509,6 +509,9 @@ def test_a_clause_that_nothing_shows_has_a_reason_that_is_about_it():
                              ("RMS_NORM-1", ["float32", "float64"])):  # fmt: skip
         assert unshown.reason(entry, clause, profiles) == f"no case shows it in {', '.join(profiles)}"
     assert unshown.reason(entry, "RMS_NORM-17", ["float64"]) == unshown.REASONS["RMS_NORM-17"]
+    laws = {law.clause for entry in OPERATIONS.values() for law in lawful.of(entry)}
+    asked_for = {clause for clause, text in unshown.REASONS.items() if "(refusals=True)" in text}
+    assert asked_for == unshown.REFUSALS & laws == {"ROPE-22"}  # no promise that nothing keeps
 
 
 # --- gradients

@@ -29,7 +29,8 @@ class Implementation:
     and float64 where an implementation keeps it).
     `choices`: what it is fixed to where good implementations differ, as {"rms_norm.cast": "before"}.
     `levels`: the levels that it claims, which are the denominator; None claims all.
-    `refusals`: it claims to refuse bad input by a ValueError, as this package does; it is not asked otherwise.
+    `refusals`: it claims to refuse a scaling of RoPE that does not exist by a ValueError, as this package does; it is
+    not asked otherwise, and no other refusal is.
     `expected_failures`: {"ROPE-4": "angles are float32, issue 12"}, or what it does not have; one that passes is a
     failure.
     """
