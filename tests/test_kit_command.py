@@ -119,7 +119,8 @@ def test_a_mistake_is_one_line_and_status_2(folder, arguments, said):
 def test_operations_are_listed_with_their_arguments(folder):
     lines = run(folder, "ops").stdout.splitlines()
     assert len(lines) == len(OPERATIONS)
-    assert "Forward    rms_norm(x, weight, *, eps, cast='after')" in lines
+    assert "Forward    rms_norm(x, weight, *, eps, cast='after') -> y" in lines
+    assert "Data       bpe.train(texts, vocab_size, special_tokens) -> merges, tokens" in lines
 
 
 # --- programs

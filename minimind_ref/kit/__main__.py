@@ -73,7 +73,7 @@ def parser() -> Parser:
         epilog="Exit status: 0, 1 if --check finds a difference, 2 bad input.  To read it: minimind_ref/kit/PEERS.md.",
     )
     command.add_arguments(peers)
-    commands.add_parser("ops", help="list the operations with their arguments", epilog=EPILOG)
+    commands.add_parser("ops", help="list the operations with their arguments and results", epilog=EPILOG)
     return top
 
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run one command."""
     options = parser().parse_args(list(arguments))
     if options.command == "ops":
-        print("\n".join(f"{entry.level:10} {entry.signature}" for entry in ALL))
+        print("\n".join(f"{e.level:10} {e.signature} -> {', '.join(vectors.result_names(e))}" for e in ALL))
         return
     if options.command == "cases":
         options.folder.mkdir(parents=True, exist_ok=True)

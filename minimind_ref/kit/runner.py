@@ -143,7 +143,7 @@ class LocalRunner:
 
 def ordered(returned: Any, operation: Operation) -> Any:
     """Put results that have their names, in a dict or a named tuple, into the order in which a law unpacks them."""
-    names = tuple(dict.fromkeys(name.partition(".")[0] for name in vectors.recorded(operation)[0].outputs))
+    names = vectors.result_names(operation)
     by_name = returned._asdict() if hasattr(returned, "_asdict") else returned
     if len(names) > 1 and isinstance(by_name, dict) and set(names) <= set(by_name):
         return tuple(by_name[name] for name in names)
