@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from kit_cases import Scripted, answered, asked
 
 from minimind_ref.errors import UserError
@@ -563,9 +564,25 @@ def nested():
     return f
 
 
+class ScriptOfTorch:
+    """As torch.jit's: it has the name of its kind."""
+
+    def __call__(self, x):
+        return x
+
+
+scripted = ScriptOfTorch()
+scripted.__qualname__, scripted.__name__ = "torch.jit.ScriptOfTorch", "ScriptOfTorch"
+LINEAR = torch.ops.aten.linear
+
+
 @pytest.mark.parametrize(
     "function, arrays, said",
     [
+        (LINEAR, "torch", "check('swiglu', torch.ops.aten.linear, arrays='torch')"),
+        (LINEAR.default, "torch", "check('swiglu', torch.ops.aten.linear.default, arrays='torch')"),
+        ({}.get, "torch", "check('swiglu', get, arrays='torch')"),  # of no module
+        (scripted, "torch", "check('swiglu', function, arrays='torch')"),
         (outer, "numpy", f"from {__name__} import outer; from minimind_ref.kit import check; check('swiglu', outer, "
          "arrays='numpy')"),
         (outer, (len, len), "check('swiglu', outer, arrays=arrays)"),
@@ -576,13 +593,27 @@ def nested():
     ],
 )  # fmt: skip
 def test_the_call_that_judges_a_function(function, arrays, said):
-    assert verdicts.call_of("swiglu", function, arrays) == said
+    assert verdicts.call_of("swiglu", function, arrays, None, {}) == said
+
+
+@pytest.mark.parametrize(
+    "vjp, choices, said",
+    [
+        (nested(), {}, "check('swiglu', outer, arrays='numpy', vjp=f)"),
+        (nested, {}, f"from {__name__} import outer; from {__name__} import nested; "
+         "from minimind_ref.kit import check; check('swiglu', outer, arrays='numpy', vjp=nested)"),
+        (outer, {"a.b": "c"}, f"from {__name__} import outer; from minimind_ref.kit import check; "
+         "check('swiglu', outer, arrays='numpy', vjp=outer, choices={'a.b': 'c'})"),
+    ],
+)  # fmt: skip
+def test_the_call_has_all_that_the_question_had(vjp, choices, said):
+    assert verdicts.call_of("swiglu", outer, "numpy", vjp, choices) == said
 
 
 def test_a_function_typed_at_the_prompt_is_called_by_its_name():
     typed = {"__name__": "__main__"}
     exec("def mine(x): return x", typed)
-    assert verdicts.call_of("swiglu", typed["mine"], "numpy") == "check('swiglu', mine, arrays='numpy')"
+    assert verdicts.call_of("swiglu", typed["mine"], "numpy", None, {}) == "check('swiglu', mine, arrays='numpy')"
 
 
 def part(name, component="part", dtype=None, pure=None):
@@ -958,11 +989,18 @@ def wrong(x, weight, *, eps):
     return 2 * x
 
 
+def wrong_gradient(x, weight, *, eps, cotangent):
+    return 2 * x, weight
+
+
 def test_a_function_that_fails_is_asked_again_by_its_name():
     said = "from test_kit_parts import wrong; from minimind_ref.kit import check; print(check('rms_norm', wrong, "
     found = check("rms_norm", wrong, case="rms_norm/basic")
     assert shlex.split(found.failures[0].failure.reproduction)[2].startswith(f"{said}arrays='numpy', case='rms_norm/")
     assert found.settings["seed"] == 0
+    found = check("rms_norm", norm, vjp=wrong_gradient, choices={"cast": "before"}, case="rms_norm/basic")
+    line = shlex.split(found.failures[0].failure.reproduction)[2]
+    assert "norm, arrays='numpy', vjp=wrong_gradient, choices={'rms_norm.cast': 'before'}, case=" in line
 
 
 def test_what_cannot_be_judged_is_said():

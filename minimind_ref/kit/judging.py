@@ -79,5 +79,5 @@ def check(
         getattr(function, "__name__", name), arrays=arrays, profiles=profiles, choices=own, levels=levels
     )
     implementation.op(name, function, vjp=vjp)
-    implementation.origin = verdicts.call_of(name, function, arrays)
+    implementation.origin = verdicts.call_of(name, function, arrays, vjp, own)
     return verify(implementation, [name], level, seed=seed, case=case, profile=profile, seconds=seconds)

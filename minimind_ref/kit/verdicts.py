@@ -114,13 +114,28 @@ def again(finding: Finding, session: Session) -> str:
     return f"python -c {shlex.quote(f'{before}; {line}')}" if before else line
 
 
-def call_of(name: str, function: Callable[..., Any], arrays: Any) -> str:
-    """Write the call of `check` that judges this function, with the imports where it can be imported."""
-    shown, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", "__main__")
+def call_of(
+    name: str, function: Callable[..., Any], arrays: Any, vjp: Callable[..., Any] | None, choices: dict[str, Any]
+) -> str:
+    """Write the call of `check` that judges this function, with the imports where all of it can be imported."""
     kind = repr(arrays) if isinstance(arrays, str) else "arrays"
-    if not shown.isidentifier():
-        return f"check({name!r}, {shown.rpartition('.')[2] if shown[-1:].isalnum() else 'function'}, arrays={kind})"
-    call = f"check({name!r}, {shown}, arrays={kind})"
-    if module == "__main__" or not isinstance(arrays, str):
+    more = (f", vjp={called(vjp)}" if vjp else "") + (f", choices={choices!r}" if choices else "")
+    call = f"check({name!r}, {called(function)}, arrays={kind}{more})"
+    imports = [imported(f) for f in (function, vjp) if f is not None]
+    if not all(imports) or not isinstance(arrays, str):
         return call
-    return f"from {module} import {shown}; from minimind_ref.kit import check; {call}"
+    return "; ".join([*dict.fromkeys(imports), "from minimind_ref.kit import check", call])
+
+
+def called(function: Callable[..., Any]) -> str:
+    """Name a function where it is at hand; one that has no name of its own is `function`."""
+    if str(getattr(function, "__module__", "")).startswith("torch._ops"):
+        return f"torch.ops.{function}"
+    name = getattr(function, "__qualname__", "").rpartition(".")[2]
+    return name if name.isidentifier() and name != type(function).__name__ else "function"
+
+
+def imported(function: Callable[..., Any]) -> str:
+    """Write the import of a function; "" where there is none."""
+    module, name = getattr(function, "__module__", "__main__"), getattr(function, "__qualname__", "")
+    return f"from {module} import {name}" if name == called(function) and module != "__main__" else ""
