@@ -1152,6 +1152,16 @@ def test_converters_stand_for_a_library():
     assert (numbers.dtype, dtype, numbers[0]) == ("float64", "float32", 2.0)
 
 
+def test_a_converter_may_say_which_dtype_it_was():
+    of = library((torch.from_numpy, lambda y: (y.float().numpy(), str(y.dtype).removeprefix("torch."))))
+    y = torch.full((2,), 1.5, dtype=torch.bfloat16)  # which NumPy has not
+    numbers, dtype = of.plain(y)
+    assert of.holds(y) and not of.holds("text") and (numbers.tolist(), numbers.dtype) == ([1.5, 1.5], "float64")
+    assert of.make(np.ones(2), "float32").dtype == torch.float32  # by a function that does not say what it takes
+    assert dtype == "bfloat16" and result(y, of).dtype == "bfloat16"
+    assert not library((len, lambda y: ("text", "float32"))).holds(y)
+
+
 @pytest.mark.parametrize("arrays", ["numba", (len,), (len, 3), [len, len, len], None])
 def test_a_library_that_nobody_knows_is_told(arrays):
     with pytest.raises(UserError) as said:

@@ -24,7 +24,8 @@ Function = Callable[..., Any]
 class Implementation:
     """Functions under one name, registered by operation.
 
-    `arrays`: "numpy", "torch", "jax", "mlx", or a pair of converters (to_array, from_array).
+    `arrays`: "numpy", "torch", "jax", "mlx", or a pair of converters (to_array, from_array), of which the second may
+    give an array and the name of the dtype that theirs had, which NumPy may lack.
     `profiles`: the precisions that are claimed; None claims the library's own (float64 for NumPy, float32 for the rest,
     and float64 where an implementation keeps it).
     `choices`: what it is fixed to where good implementations differ, as {"rms_norm.cast": "before"}.
