@@ -639,12 +639,12 @@ def test_the_other_commands_do_what_they_say(monkeypatch, capsys, tmp_path):
     main(["cases", str(folder), "--profiles", "float32", "float64"])
     main(["grade", str(folder), "--json", str(tmp_path / "graded.json")])
     assert json.loads((tmp_path / "graded.json").read_text())["name"] == "graded"
-    main(["grade", str(folder), "--ops", "rms_norm", "swiglu"])
+    main(["grade", str(folder), "--ops", "rms_norm,", "swiglu,route"])
     assert capsys.readouterr().out.count(f"{report.summary}\n") == 2
     main(["peers", "--only", "torch"])
     assert calls == [
         *[(folder, ["rms_norm"], ["float64"])] * 2, (folder, None, ["float32", "float64"]), (folder, None),
-         (folder, ["rms_norm", "swiglu"]), "peers",
+         (folder, ["rms_norm", "swiglu", "route"]), "peers",
     ]  # fmt: skip
     main(["ops"])
     lines = capsys.readouterr().out.splitlines()
@@ -1205,6 +1205,8 @@ def test_functions_are_registered_with_their_gradients():
                             choices={"rms_norm.cast": "before", "moe.form": "batch", "dpo_loss.form": "ipo"},
                             expected_failures={"ROPE-4": "issue 12"})  # fmt: skip
     assert (claims.profiles, claims.levels, claims.refusals) == (("float32",), ("Forward",), True)
+    alone = Implementation("mine", profiles="float32", levels="Forward")
+    assert (alone.profiles, alone.levels) == (claims.profiles, claims.levels)
     assert claims.expected_failures == {"ROPE-4": "issue 12"}
     assert claims.fixed("rms_norm") == {"cast": "before"} and claims.fixed("dpo_loss") == {"form": "ipo"}
 
@@ -1372,7 +1374,14 @@ class Config:
         return self.options[name.removeprefix("--minimind-")]
 
 
-@pytest.mark.parametrize("ops, asked_for", [(None, None), ("rms_norm,swiglu", ["rms_norm", "swiglu"])])
+@pytest.mark.parametrize(
+    "ops, asked_for",
+    [
+        (None, None),
+        ("rms_norm,swiglu", ["rms_norm", "swiglu"]),
+        ("rms_norm, swiglu route", ["rms_norm", "swiglu", "route"]),
+    ],
+)
 def test_the_plugin_judges_what_it_is_told_to(monkeypatch, theirs, ops, asked_for):
     given = []
     report = Report("mine", (clause("PASS"), clause("FAIL")))

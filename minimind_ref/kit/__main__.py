@@ -38,7 +38,10 @@ def parser() -> Parser:
         "--exec", metavar="COMMAND", help="a program instead, asked by JSON lines (README.md beside the kit)"
     )
     run.add_argument(
-        "--ops", nargs="+", metavar="OP", help=f"operations or levels ({', '.join(LEVELS)}); none: all claimed"
+        "--ops",
+        nargs="+",
+        metavar="OP",
+        help=f"operations or levels ({', '.join(LEVELS)}), parted by spaces or commas; none: all",
     )
     run.add_argument(
         "--level", choices=list(LEVELS_OF_EFFORT), default="quick", help="how many generated inputs [quick]"
@@ -80,6 +83,8 @@ def parser() -> Parser:
 def main(arguments: Sequence[str]) -> None:
     """Run one command."""
     options = parser().parse_args(list(arguments))
+    if getattr(options, "ops", None):
+        options.ops = " ".join(options.ops).replace(",", " ").split()
     if options.command == "ops":
         print("\n".join(f"{e.level:10} {e.signature} -> {', '.join(vectors.result_names(e))}" for e in ALL))
         return

@@ -37,11 +37,12 @@ class Implementation:
     """
 
     def __init__(
-        self, name: str, *, arrays: Any = "numpy", profiles: Sequence[str] | None = None,
-        choices: Mapping[str, Any] | None = None, levels: Sequence[str] | None = None,
+        self, name: str, *, arrays: Any = "numpy", profiles: Sequence[str] | str | None = None,
+        choices: Mapping[str, Any] | None = None, levels: Sequence[str] | str | None = None,
         expected_failures: Mapping[str, str] | None = None, refusals: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.arrays, self.refusals, self.origin = name, arrays, refusals, ""
+        profiles, levels = ([given] if isinstance(given, str) else given for given in (profiles, levels))
         for kind, given, known in (("profiles", profiles, PROFILES), ("levels", levels, LEVELS)):
             for one in given or ():
                 if one not in known:

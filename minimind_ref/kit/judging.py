@@ -65,8 +65,8 @@ def chosen(wanted: Sequence[str] | None, levels: Sequence[str]) -> list[Any]:
 
 def check(
     name: str, function: Callable[..., Any], arrays: Any = "numpy", *, vjp: Callable[..., Any] | None = None,
-    profiles: Sequence[str] | None = None, choices: Mapping[str, Any] | None = None,
-    levels: Sequence[str] | None = None, level: str = "quick", seed: int = 0, case: str | None = None,
+    profiles: Sequence[str] | str | None = None, choices: Mapping[str, Any] | None = None,
+    levels: Sequence[str] | str | None = None, level: str = "quick", seed: int = 0, case: str | None = None,
     profile: str | None = None, seconds: float = SECONDS,
 ) -> Report:  # fmt: skip
     """Judge one function: `print(check("rms_norm", my_rms_norm, arrays="torch"))`.
