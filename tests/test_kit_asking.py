@@ -1013,6 +1013,10 @@ def test_an_answer_is_read_from_the_line_and_the_file(tmp_path):
         ({"outputs": {"y": 1}, "gradients": None}, "its gradients lack weight, x"),
         ({"outputs": {"y": {"tensor": "y"}}}, "the answer's file has no tensor 'y'"),
         ({"outputs": {"y": {"shape": [3], "values": [1, 2]}}}, "a tensor's values cannot be read: cannot reshape"),
+        (
+            {"outputs": {"y": {"shape": [2], "values": [1, None]}}},
+            "a tensor's values have null, which is no number; NaN, Infinity, -Infinity are, as strings",
+        ),
     ],
 )
 def test_an_answer_that_lacks_something_says_what(tmp_path, answer, said):
