@@ -852,13 +852,17 @@ def test_what_stays_float32_is_given_so_in_a_narrow_precision():
     for profile, x, cos in (("float16", "float16", "float32"), ("float64", "float64", "float64")):
         local(rope, "apply_rope").ask(case, profile, gradient=False)
         assert kinds == {"x": x, "cos": cos}
+    given = []  # its results are float32, and its inputs what the precision says
+    case = vectors.recorded(OPERATIONS["sequence_logp"])[0]
+    local(lambda logp, *rest, **options: given.append(logp.dtype), "sequence_logp").ask(case, "float16", gradient=False)
+    assert given == ["float16"]
 
 
 def test_data_is_given_as_it_is():
     seen = []
     case = vectors.recorded(OPERATIONS["pack"])[0]
     local(lambda documents, length, **rest: seen.extend([documents, length]), "pack").ask(case, "float64")
-    assert seen == [case.inputs["documents"], case.inputs["length"]] and isinstance(seen[0], list)
+    assert seen == [case.inputs["documents"], case.inputs["length"]] and list(map(type, seen)) == [list, int]
 
 
 def test_a_law_gets_numpy_results_and_what_is_raised():
@@ -900,6 +904,7 @@ def test_results_by_name_come_in_the_order_in_which_a_law_unpacks_them():
     assert ordered(Step(2, 3, 1), adamw) == (1, 2, 3)
     assert ordered({"param": 1}, adamw) == {"param": 1} and ordered((2, 1, 3), adamw) == (2, 1, 3)
     assert ordered({"y": 1}, RMS_NORM) == {"y": 1}  # one result has no order
+    assert ordered({"sin": 2, "cos": 1}, OPERATIONS["rope_table"]) == (1, 2)
     t = torch.ones(2)
     found = plainly({"a": (t, [t, "text"]), "b": Pair(t, 1)}, library("torch"))
     assert isinstance(found["a"][0], np.ndarray) and isinstance(found["a"][1][0], np.ndarray)
@@ -909,6 +914,7 @@ def test_results_by_name_come_in_the_order_in_which_a_law_unpacks_them():
 def test_arguments_are_the_same_in_shape_and_numbers():
     a = np.array([1.0, NAN])
     assert same(a, a.copy()) and same(np.array([1]), np.array([1])) and same("x", "x") and same(None, None)
+    assert same([1], [1]) and not same(None, np.ones(2)) and not same([1.0], np.ones(1))
     assert not same(a, np.array([2.0, NAN])) and not same(a, None) and not same(np.ones(1), np.ones((1, 1)))
     assert not same(np.ones(1), 1.0) and not same("x", "y")
 

@@ -164,6 +164,6 @@ def plainly(x: Any, library: Library) -> Any:
 
 def same(a: Any, b: Any) -> bool:
     """Say whether two arguments are the same, NaN included."""
-    if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return type(a) is type(b) and a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
     return a is b or a == b
