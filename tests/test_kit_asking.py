@@ -862,7 +862,10 @@ def test_data_is_given_as_it_is():
     seen = []
     case = vectors.recorded(OPERATIONS["pack"])[0]
     local(lambda documents, length, **rest: seen.extend([documents, length]), "pack").ask(case, "float64")
-    assert seen == [case.inputs["documents"], case.inputs["length"]] and list(map(type, seen)) == [list, int]
+    assert seen == [case.inputs["documents"], case.inputs["length"]] and isinstance(seen[0], list)
+    beside = replace(basic(), inputs={"x": np.ones(2), "weight": None})  # an array
+    local(lambda x, weight, *, eps: seen.append(weight)).ask(beside, "float64", gradient=False)
+    assert seen[2] is None
 
 
 def test_a_law_gets_numpy_results_and_what_is_raised():
