@@ -43,6 +43,7 @@ from minimind_ref.kit.binding import (
     NoAnswerError,
     OtherChoiceError,
     bind,
+    parameters_of,
     unexpected,
     without,
 )
@@ -94,6 +95,40 @@ def test_arguments_come_by_position_and_options_by_name(function, positional, ke
         return
     values = {"x": 1, "weight": 2}
     assert called(RMS_NORM, function, eps=3, weight=2, x=1) == ([(n, values[n]) for n in positional], keyword)
+
+
+@torch.library.custom_op("minimind_ref_tests::norm", mutates_args=())
+def operator(x: torch.Tensor, weight: torch.Tensor, *, eps: float, gain: float = 1.0) -> torch.Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight * gain
+
+
+def written_out(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+class Normed(torch.nn.Module):
+    def forward(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        return written_out(x, weight, eps)
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, which people still have
+    SCRIPTS = [torch.jit.script(Normed()), torch.jit.script(written_out)]
+OPERATORS = [operator, torch.ops.minimind_ref_tests.norm, torch.ops.minimind_ref_tests.norm.default]
+
+
+@pytest.mark.parametrize("function", [*OPERATORS, *SCRIPTS])
+def test_what_torch_has_in_a_schema_is_asked_for_that_and_no_more(function):
+    assert called(RMS_NORM, function, x=1, weight=2, eps=3, cast="after") == ([("x", 1), ("weight", 2)], {"eps": 3})
+    with pytest.raises(OtherChoiceError, match="has no argument cast"):
+        called(RMS_NORM, function, x=1, weight=2, eps=3, cast="before")
+    assert not local(function, arrays="torch").ask(basic(), "float64", gradient=False).problem
+
+
+def test_a_schema_says_what_goes_by_name_and_what_has_a_default():
+    own = parameters_of(operator)
+    assert [str(p.kind) for p in own.values()] == ["POSITIONAL_OR_KEYWORD"] * 2 + ["KEYWORD_ONLY"] * 2
+    assert [p.default for p in own.values()] == [inspect.Parameter.empty] * 3 + [1.0]
 
 
 class Silent:
@@ -608,16 +643,19 @@ def test_the_other_commands_do_what_they_say(monkeypatch, capsys, tmp_path):
     main(["cases", str(folder), "--profiles", "float32", "float64"])
     main(["grade", str(folder), "--json", str(tmp_path / "graded.json")])
     assert json.loads((tmp_path / "graded.json").read_text())["name"] == "graded"
-    main(["grade", str(folder), "--ops", "rms_norm", "swiglu"])
+    main(["grade", str(folder), "--ops", "rms_norm,", "swiglu,route"])
     assert capsys.readouterr().out.count(f"{report.summary}\n") == 2
     main(["peers", "--only", "torch"])
     assert calls == [
         *[(folder, ["rms_norm"], ["float64"])] * 2, (folder, None, ["float32", "float64"]), (folder, None),
-         (folder, ["rms_norm", "swiglu"]), "peers",
+         (folder, ["rms_norm", "swiglu", "route"]), "peers",
     ]  # fmt: skip
     main(["ops"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"{entry.level:10} {entry.signature}" for entry in OPERATIONS.values()]
+    start = [f"{entry.level:10} {entry.signature} -> " for entry in OPERATIONS.values()]
+    assert len(lines) == len(start) and all(map(str.startswith, lines, start))
+    given = {line.partition("(")[0].split()[1]: line.rpartition(" -> ")[2] for line in lines}
+    assert given["clip_grad_norm"] == "gradients, norm" and given["rms_norm"] == "y"
 
 
 @pytest.mark.parametrize(
@@ -751,7 +789,7 @@ def test_a_library_that_lacks_a_precision_is_not_asked_in_it():
         raise ModuleNotFoundError("no", name="their_dtypes")
 
     found = local(norm, arrays=(to_array, np.asarray)).ask(basic(), "bfloat16")
-    assert (found.problem, found.text) == ("profile", "bfloat16 needs their_dtypes")
+    assert (found.problem, found.text) == ("profile", "bfloat16 needs their_dtypes, which is not installed")
 
 
 def test_a_wrapper_is_asked_again_without_what_it_hands_on_in_vain():
@@ -818,6 +856,10 @@ def test_what_stays_float32_is_given_so_in_a_narrow_precision():
     for profile, x, cos in (("float16", "float16", "float32"), ("float64", "float64", "float64")):
         local(rope, "apply_rope").ask(case, profile, gradient=False)
         assert kinds == {"x": x, "cos": cos}
+    given = []  # its results are float32, and its inputs what the precision says
+    case = vectors.recorded(OPERATIONS["sequence_logp"])[0]
+    local(lambda logp, *rest, **options: given.append(logp.dtype), "sequence_logp").ask(case, "float16", gradient=False)
+    assert given == ["float16"]
 
 
 def test_data_is_given_as_it_is():
@@ -869,6 +911,7 @@ def test_results_by_name_come_in_the_order_in_which_a_law_unpacks_them():
     assert ordered(Step(2, 3, 1), adamw) == (1, 2, 3)
     assert ordered({"param": 1}, adamw) == {"param": 1} and ordered((2, 1, 3), adamw) == (2, 1, 3)
     assert ordered({"y": 1}, RMS_NORM) == {"y": 1}  # one result has no order
+    assert ordered({"sin": 2, "cos": 1}, OPERATIONS["rope_table"]) == (1, 2)
     t = torch.ones(2)
     found = plainly({"a": (t, [t, "text"]), "b": Pair(t, 1)}, library("torch"))
     assert isinstance(found["a"][0], np.ndarray) and isinstance(found["a"][1][0], np.ndarray)
@@ -878,6 +921,7 @@ def test_results_by_name_come_in_the_order_in_which_a_law_unpacks_them():
 def test_arguments_are_the_same_in_shape_and_numbers():
     a = np.array([1.0, NAN])
     assert same(a, a.copy()) and same(np.array([1]), np.array([1])) and same("x", "x") and same(None, None)
+    assert same([1], [1]) and not same(None, np.ones(2)) and not same([1.0], np.ones(1))
     assert not same(a, np.array([2.0, NAN])) and not same(a, None) and not same(np.ones(1), np.ones((1, 1)))
     assert not same(np.ones(1), 1.0) and not same("x", "y")
 
@@ -982,6 +1026,10 @@ def test_an_answer_is_read_from_the_line_and_the_file(tmp_path):
         ({"outputs": {"y": 1}, "gradients": None}, "its gradients lack weight, x"),
         ({"outputs": {"y": {"tensor": "y"}}}, "the answer's file has no tensor 'y'"),
         ({"outputs": {"y": {"shape": [3], "values": [1, 2]}}}, "a tensor's values cannot be read: cannot reshape"),
+        (
+            {"outputs": {"y": {"shape": [2], "values": [1, None]}}},
+            "a tensor's values have null, which is no number; NaN, Infinity, -Infinity are, as strings",
+        ),
     ],
 )
 def test_an_answer_that_lacks_something_says_what(tmp_path, answer, said):
@@ -1121,6 +1169,16 @@ def test_converters_stand_for_a_library():
     assert (numbers.dtype, dtype, numbers[0]) == ("float64", "float32", 2.0)
 
 
+def test_a_converter_may_say_which_dtype_it_was():
+    of = library((torch.from_numpy, lambda y: (y.float().numpy(), str(y.dtype).removeprefix("torch."))))
+    y = torch.full((2,), 1.5, dtype=torch.bfloat16)  # which NumPy has not
+    numbers, dtype = of.plain(y)
+    assert of.holds(y) and not of.holds("text") and (numbers.tolist(), numbers.dtype) == ([1.5, 1.5], "float64")
+    assert of.make(np.ones(2), "float32").dtype == torch.float32  # by a function that does not say what it takes
+    assert dtype == "bfloat16" and result(y, of).dtype == "bfloat16"
+    assert not library((len, lambda y: ("text", "float32"))).holds(y)
+
+
 @pytest.mark.parametrize("arrays", ["numba", (len,), (len, 3), [len, len, len], None])
 def test_a_library_that_nobody_knows_is_told(arrays):
     with pytest.raises(UserError) as said:
@@ -1161,9 +1219,11 @@ def test_functions_are_registered_with_their_gradients():
     assert made.fixed("rms_norm") == {} and not made.refusals and made.origin == ""
     assert (made.profiles, made.levels, made.expected_failures) == (None, LEVELS, {})
     claims = Implementation("mine", profiles=["float32"], levels=["Forward"], refusals=True,
-                            choices={"rms_norm.cast": "before", "moe.form": "x", "dpo_loss.form": "ipo"},
+                            choices={"rms_norm.cast": "before", "moe.form": "batch", "dpo_loss.form": "ipo"},
                             expected_failures={"ROPE-4": "issue 12"})  # fmt: skip
     assert (claims.profiles, claims.levels, claims.refusals) == (("float32",), ("Forward",), True)
+    alone = Implementation("mine", profiles="float32", levels="Forward")
+    assert (alone.profiles, alone.levels) == (claims.profiles, claims.levels)
     assert claims.expected_failures == {"ROPE-4": "issue 12"}
     assert claims.fixed("rms_norm") == {"cast": "before"} and claims.fixed("dpo_loss") == {"form": "ipo"}
 
@@ -1176,6 +1236,9 @@ def test_functions_are_registered_with_their_gradients():
         ({"rms_norm.casts": 1}, "choices has 'rms_norm.casts', which no operation has; did you mean rms_norm.cast?"),
         ({"zzz": 1}, "choices has 'zzz', which no operation has; known: cross_entropy.nothing_supervised, "),
         ({"clip_grad_norm.constant": 1}, "choices has clip_grad_norm.constant=1 but the option is 0"),
+        ({"rms_norm.cast": "befor"}, "choices has rms_norm.cast='befor': cast='befor' must be one of after, before"),
+        ({"dpo_loss.label_smoothing": "x"}, "choices has dpo_loss.label_smoothing='x': "),
+        ({"dpo_loss.label_smoothing": 0.75}, "choices has dpo_loss.label_smoothing=0.75: label_smoothing is 0.75 but "),
     ],
 )
 def test_a_choice_that_no_operation_has_is_told(choices, said):
@@ -1189,6 +1252,7 @@ def test_a_choice_that_no_operation_has_is_told(choices, said):
     [
         ({"profiles": ["float32", "float8"]}, "profiles has 'float8' but the known ones are float64, float32, "),
         ({"levels": ["Sideways"]}, "levels has 'Sideways' but the known ones are Forward, Backward, "),
+        ({"expected_failures": {"ROPE-99": "x"}}, "expected_failures has 'ROPE-99', which is no MUST clause of specs/"),
     ],
 )
 def test_a_claim_that_nobody_knows_is_told(claims, said):
@@ -1197,8 +1261,18 @@ def test_a_claim_that_nobody_knows_is_told(claims, said):
     assert str(error.value).startswith(said)
 
 
-def test_an_option_that_no_argument_names_may_be_chosen():
-    assert Implementation("mine", choices={"clip_grad_norm.constant": 0}).fixed("clip_grad_norm") == {"constant": 0}
+@pytest.mark.parametrize(
+    "name, option",
+    [
+        ("clip_grad_norm.constant", 0),
+        ("block.form", "batch"),  # which no argument names either
+        ("grpo_loss.normalise", "constant"),  # which the first recorded case, without a length, does not allow
+        ("aux_loss.form", "slots"),
+    ],
+)
+def test_an_option_that_there_is_may_be_chosen(name, option):
+    entry, _, argument = name.rpartition(".")
+    assert Implementation("mine", choices={name: option}).fixed(entry) == {argument: option}
 
 
 def test_an_implementation_is_loaded_by_its_name(theirs, tmp_path, monkeypatch):
@@ -1317,7 +1391,14 @@ class Config:
         return self.options[name.removeprefix("--minimind-")]
 
 
-@pytest.mark.parametrize("ops, asked_for", [(None, None), ("rms_norm,swiglu", ["rms_norm", "swiglu"])])
+@pytest.mark.parametrize(
+    "ops, asked_for",
+    [
+        (None, None),
+        ("rms_norm,swiglu", ["rms_norm", "swiglu"]),
+        ("rms_norm, swiglu route", ["rms_norm", "swiglu", "route"]),
+    ],
+)
 def test_the_plugin_judges_what_it_is_told_to(monkeypatch, theirs, ops, asked_for):
     given = []
     report = Report("mine", (clause("PASS"), clause("FAIL")))

@@ -119,7 +119,8 @@ def test_a_mistake_is_one_line_and_status_2(folder, arguments, said):
 def test_operations_are_listed_with_their_arguments(folder):
     lines = run(folder, "ops").stdout.splitlines()
     assert len(lines) == len(OPERATIONS)
-    assert "Forward    rms_norm(x, weight, *, eps, cast='after')" in lines
+    assert "Forward    rms_norm(x, weight, *, eps, cast='after') -> y" in lines
+    assert "Data       bpe.train(texts, vocab_size, special_tokens) -> merges, tokens" in lines
 
 
 # --- programs
@@ -173,15 +174,13 @@ def test_a_program_that_stops_reading_is_not_waited_for(tmp_path):
 
 def test_a_package_without_vectors_says_so_in_one_line(tmp_path):
     shutil.copytree(ROOT / "minimind_ref", tmp_path / "minimind_ref")
-    command = [sys.executable, "-m", "minimind_ref.kit", "ops"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
-    assert done.returncode == 0  # the list needs none
-    done = subprocess.run(
-        [*command[:-1], "run", "minimind_ref.kit.ours:oracles", "--ops", "rms_norm"], capture_output=True, text=True,
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""},
-    )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.startswith(f"error: golden/ and specs/ are neither in {tmp_path}")
-    assert done.stderr.count("\n") == 1
+    for arguments in (["ops"], ["run", "minimind_ref.kit.ours:oracles", "--ops", "rms_norm"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "minimind_ref.kit", *arguments], capture_output=True, text=True,
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""},
+        )  # fmt: skip
+        assert done.returncode == 2 and done.stderr.startswith(f"error: golden/ and specs/ are neither in {tmp_path}")
+        assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

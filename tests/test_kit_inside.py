@@ -38,7 +38,7 @@ from minimind_ref.kit import (
 )  # fmt: skip
 from minimind_ref.kit.adaptations import ADAPTED, adapt, read_tokenizer
 from minimind_ref.kit.arrays import library
-from minimind_ref.kit.binding import NoAnswerError
+from minimind_ref.kit.binding import NoAnswerError, NotPutError
 from minimind_ref.kit.case import ORDER, Expected, by_oracle, expected, flat
 from minimind_ref.kit.compare import compare
 from minimind_ref.kit.conventions import WRAPPED
@@ -378,10 +378,17 @@ def test_a_law_passes_or_says_what_is_wrong(check, state, said):
     assert found[0] == state and found[1].startswith(said) and bool(found[1]) == bool(said)
 
 
-@pytest.mark.parametrize("choice, state", [(True, "choice"), (False, "missing")])
-def test_a_law_that_cannot_be_put_is_missing_or_about_a_choice(choice, state):
+@pytest.mark.parametrize(
+    "error, state",
+    [
+        (NoAnswerError("not that", choice=True), "choice"),
+        (NoAnswerError("not that"), "missing"),
+        (NotPutError("not that"), "skipped"),
+    ],
+)
+def test_a_law_without_an_answer_is_missing_or_about_a_choice_or_not_put(error, state):
     def refuse(f):
-        raise NoAnswerError("not that", choice=choice)
+        raise error
 
     assert lawful.verdict(refuse, len) == (state, "not that")
 
@@ -502,6 +509,9 @@ def test_a_clause_that_nothing_shows_has_a_reason_that_is_about_it():
                              ("RMS_NORM-1", ["float32", "float64"])):  # fmt: skip
         assert unshown.reason(entry, clause, profiles) == f"no case shows it in {', '.join(profiles)}"
     assert unshown.reason(entry, "RMS_NORM-17", ["float64"]) == unshown.REASONS["RMS_NORM-17"]
+    laws = {law.clause for entry in OPERATIONS.values() for law in lawful.of(entry)}
+    asked_for = {clause for clause, text in unshown.REASONS.items() if "(refusals=True)" in text}
+    assert asked_for == unshown.REFUSALS & laws == {"ROPE-22"}  # no promise that nothing keeps
 
 
 # --- gradients
@@ -855,7 +865,7 @@ def test_a_law_whose_results_have_parts_is_not_put_to_a_program(written, tmp_pat
         if put:
             assert runner.answer(RMS_NORM, {"x": np.ones(1)}, "float64").tolist() == [1.0]
             continue
-        with pytest.raises(NoAnswerError, match=r"^this law is not put to programs$") as error:
+        with pytest.raises(NotPutError, match=r"^this law is not put to programs$") as error:
             runner.answer(RMS_NORM, {}, "float64")
         assert not error.value.choice
 
@@ -928,7 +938,7 @@ def test_an_answer_in_a_file_is_read_and_one_that_is_not_there_is_not_implemente
     tensors.write(tmp_path / "rms_norm" / "a_b.float32.answer.safetensors", {"ü": (np.array([2.0]), "float32")})
     found = runner.ask(case, "float32", gradient=True)
     assert (found.problem, found.outputs["y"].value.tolist()) == ("", [2.0]) and runner.has("rms_norm")
-    with pytest.raises(NoAnswerError, match=r"^laws are not put to files$"):
+    with pytest.raises(NotPutError, match=r"^laws are not put to files$"):
         runner.answer(RMS_NORM, {}, "float32")
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from kit_cases import Scripted, answered, asked
 
 from minimind_ref.errors import UserError
@@ -16,7 +17,16 @@ from minimind_ref.kit import Implementation, check, generated, suspects, vectors
 from minimind_ref.kit.case import Expected
 from minimind_ref.kit.coarse import computes_in_float32, fine, float32_like
 from minimind_ref.kit.compare import Comparison, compare
-from minimind_ref.kit.examine import Examined, Session, cases_of, examine, narrowed, retargeted, within_reach
+from minimind_ref.kit.examine import (
+    LARGEST_SEED,
+    Examined,
+    Session,
+    cases_of,
+    examine,
+    narrowed,
+    retargeted,
+    within_reach,
+)
 from minimind_ref.kit.findings import NOTHING_WRONG, Finding, judge
 from minimind_ref.kit.judging import chosen
 from minimind_ref.kit.mutant import load_mutants
@@ -202,12 +212,14 @@ def test_a_norm_may_have_any_dtype():
 
 @pytest.mark.parametrize(
     "problem, state",
-    [("cannot", "missing"), ("choice", "choice"), ("profile", "skipped"), ("raised", "fail"), ("timeout", "fail"),
+    [("cannot", "missing"), ("choice", "choice"), ("profile", "unasked"), ("raised", "fail"), ("timeout", "fail"),
      ("type", "fail"), ("process", "fail")],
 )  # fmt: skip
 def test_a_problem_is_all_that_a_case_shows(problem, state):
-    kept = ("RMS_NORM-1", "RMS_NORM-10")
-    assert told(asked(), Outcome(problem=problem, text="why")) == [("call", state, kept, "why")]
+    dtype = ("RMS_NORM-16",) if state == "unasked" else ()  # nor was its dtype to be seen
+    for op, more in (("rms_norm", dtype), ("route", ())):
+        kept = ("RMS_NORM-1", "RMS_NORM-10", "RMS_NORM-14", *more)
+        assert told(asked(op), Outcome(problem=problem, text="why"), "float16") == [("call", state, kept, "why")]
 
 
 def test_a_changed_argument_breaks_its_clause():
@@ -435,7 +447,10 @@ def decided(*found, op="rms_norm", failed=(), **rest):
         (["missing", "choice", "pass"], "PASS", ""),
         (["choice", "missing"], "NOT IMPLEMENTED", "about missing"),
         (["choice"], "CHOICE", "about choice"),
-        (["skipped"], "NOT RUN", "no case shows it in float32"),
+        (["pass", "excused", "unasked"], "NOT IMPLEMENTED", "about unasked"),
+        (["unasked", "fail"], "FAIL", ""),
+        (["skipped"], "NOT RUN", "about skipped"),
+        (["skipped", "pass"], "PASS", ""),
         ([], "NOT RUN", "no case shows it in float32"),
     ],
 )
@@ -482,13 +497,14 @@ def test_a_failure_behind_a_failed_part_is_blocked():
 
 
 def test_an_expected_failure_that_fails_is_expected_and_one_that_passes_fails():
-    excuses = {"RMS_NORM-1": "issue 1", "RMS_NORM-2": "issue 2", "RMS_NORM-3": "issue 3"}
+    excuses = {f"RMS_NORM-{n}": f"issue {n}" for n in (1, 2, 3, 4)}
     found = decided(found_in("fail"), found_in("pass", ("RMS_NORM-2",)), found_in("choice", ("RMS_NORM-3",), "other"),
-                    expected_failures=excuses)  # fmt: skip
+                    found_in("missing", ("RMS_NORM-4",)), expected_failures=excuses)  # fmt: skip
     assert [(found[c].status, found[c].detail) for c in excuses] == [
         ("EXPECTED FAILURE", "issue 1"),
         ("FAIL", "declared as an expected failure (issue 2), but it passes"),
         ("CHOICE", "other"),
+        ("EXPECTED FAILURE", "issue 4"),  # a limit that is declared
     ]
 
 
@@ -550,9 +566,25 @@ def nested():
     return f
 
 
+class ScriptOfTorch:
+    """As torch.jit's: it has the name of its kind."""
+
+    def __call__(self, x):
+        return x
+
+
+scripted = ScriptOfTorch()
+scripted.__qualname__, scripted.__name__ = "torch.jit.ScriptOfTorch", "ScriptOfTorch"
+LINEAR = torch.ops.aten.linear
+
+
 @pytest.mark.parametrize(
     "function, arrays, said",
     [
+        (LINEAR, "torch", "check('swiglu', torch.ops.aten.linear, arrays='torch')"),
+        (LINEAR.default, "torch", "check('swiglu', torch.ops.aten.linear.default, arrays='torch')"),
+        ({}.get, "torch", "check('swiglu', get, arrays='torch')"),  # of no module
+        (scripted, "torch", "check('swiglu', function, arrays='torch')"),
         (outer, "numpy", f"from {__name__} import outer; from minimind_ref.kit import check; check('swiglu', outer, "
          "arrays='numpy')"),
         (outer, (len, len), "check('swiglu', outer, arrays=arrays)"),
@@ -563,13 +595,27 @@ def nested():
     ],
 )  # fmt: skip
 def test_the_call_that_judges_a_function(function, arrays, said):
-    assert verdicts.call_of("swiglu", function, arrays) == said
+    assert verdicts.call_of("swiglu", function, arrays, None, {}) == said
+
+
+@pytest.mark.parametrize(
+    "vjp, choices, said",
+    [
+        (nested(), {}, "check('swiglu', outer, arrays='numpy', vjp=f)"),
+        (nested, {}, f"from {__name__} import outer; from {__name__} import nested; "
+         "from minimind_ref.kit import check; check('swiglu', outer, arrays='numpy', vjp=nested)"),
+        (outer, {"a.b": "c"}, f"from {__name__} import outer; from minimind_ref.kit import check; "
+         "check('swiglu', outer, arrays='numpy', vjp=outer, choices={'a.b': 'c'})"),
+    ],
+)  # fmt: skip
+def test_the_call_has_all_that_the_question_had(vjp, choices, said):
+    assert verdicts.call_of("swiglu", outer, "numpy", vjp, choices) == said
 
 
 def test_a_function_typed_at_the_prompt_is_called_by_its_name():
     typed = {"__name__": "__main__"}
     exec("def mine(x): return x", typed)
-    assert verdicts.call_of("swiglu", typed["mine"], "numpy") == "check('swiglu', mine, arrays='numpy')"
+    assert verdicts.call_of("swiglu", typed["mine"], "numpy", None, {}) == "check('swiglu', mine, arrays='numpy')"
 
 
 def part(name, component="part", dtype=None, pure=None):
@@ -748,6 +794,9 @@ def test_a_declared_choice_is_asked_for_where_a_case_leaves_it_open():
     named = asked(parameters={"eps": 1e-5, "cast": "after"})
     assert retargeted(named, {"cast": "before"}) is named
     assert retargeted(case, {"nothing_supervised": "nan"}) is case  # no argument
+    answer = vectors.recorded(OPERATIONS["grpo_loss"])[0]  # an option that needs a length, of which it says nothing
+    kept = retargeted(answer, {"normalise": "constant"})
+    assert kept.parameters == answer.parameters | {"normalise": "sequence"} and kept.answer is answer.answer
 
 
 def single(case, profile):
@@ -942,11 +991,18 @@ def wrong(x, weight, *, eps):
     return 2 * x
 
 
+def wrong_gradient(x, weight, *, eps, cotangent):
+    return 2 * x, weight
+
+
 def test_a_function_that_fails_is_asked_again_by_its_name():
     said = "from test_kit_parts import wrong; from minimind_ref.kit import check; print(check('rms_norm', wrong, "
     found = check("rms_norm", wrong, case="rms_norm/basic")
     assert shlex.split(found.failures[0].failure.reproduction)[2].startswith(f"{said}arrays='numpy', case='rms_norm/")
     assert found.settings["seed"] == 0
+    found = check("rms_norm", norm, vjp=wrong_gradient, choices={"cast": "before"}, case="rms_norm/basic")
+    line = shlex.split(found.failures[0].failure.reproduction)[2]
+    assert "norm, arrays='numpy', vjp=wrong_gradient, choices={'rms_norm.cast': 'before'}, case=" in line
 
 
 def test_what_cannot_be_judged_is_said():
@@ -954,6 +1010,12 @@ def test_what_cannot_be_judged_is_said():
         verify(wrong)
     with pytest.raises(UserError, match="level is 'slow' but must be one of quick, full"):
         verify(norms(), ["rms_norm"], "slow")
+    assert generated.FIRST_SEED + generated.SEEDS_A_CASE * (LARGEST_SEED + 6) == 2**32  # that many begin at the last
+    for seed in (-1, LARGEST_SEED + 1):
+        with pytest.raises(UserError, match=rf"^seed is {seed} but must lie in \[0, 134184954\]$"):
+            verify(norms(), ["rms_norm"], seed=seed)
+    for seed in (0, LARGEST_SEED):
+        assert judged_by(Scripted(), level="full", seed=seed).settings["seed"] == seed
     with pytest.raises(UserError, match="no clause of rms_norm belongs to the claimed levels Inference"):
         verify(norms(levels=["Inference"]), ["rms_norm"])
     with pytest.raises(UserError, match="there is no operation 'rmsnorm'"):

@@ -9,7 +9,7 @@ from minimind_ref.errors import UserError, run_command
 from minimind_ref.files import write_atomically
 from minimind_ref.flags import Parser
 from minimind_ref.kit import vectors
-from minimind_ref.kit.examine import LEVELS_OF_EFFORT
+from minimind_ref.kit.examine import LARGEST_SEED, LEVELS_OF_EFFORT
 from minimind_ref.kit.grade import grade, write_cases
 from minimind_ref.kit.implementation import load
 from minimind_ref.kit.judging import verify
@@ -38,13 +38,16 @@ def parser() -> Parser:
         "--exec", metavar="COMMAND", help="a program instead, asked by JSON lines (README.md beside the kit)"
     )
     run.add_argument(
-        "--ops", nargs="+", metavar="OP", help=f"operations or levels ({', '.join(LEVELS)}); none: all claimed"
+        "--ops",
+        nargs="+",
+        metavar="OP",
+        help=f"operations or levels ({', '.join(LEVELS)}), parted by spaces or commas; none: all",
     )
     run.add_argument(
         "--level", choices=list(LEVELS_OF_EFFORT), default="quick", help="how many generated inputs [quick]"
     )
     run.add_argument("--profiles", nargs="+", choices=list(PROFILES), help="what an --exec program claims [float64]")
-    run.add_argument("--seed", type=int, default=0, help="of the generated inputs [0]")
+    run.add_argument("--seed", type=int, default=0, help=f"of the generated inputs, 0 … {LARGEST_SEED} [0]")
     run.add_argument("--seconds", type=float, default=SECONDS, help=f"time for one call [{SECONDS:g}]")
     run.add_argument("--case", help="ask one case again")
     run.add_argument("--profile", choices=list(PROFILES), help="in one precision")
@@ -73,15 +76,17 @@ def parser() -> Parser:
         epilog="Exit status: 0, 1 if --check finds a difference, 2 bad input.  To read it: minimind_ref/kit/PEERS.md.",
     )
     command.add_arguments(peers)
-    commands.add_parser("ops", help="list the operations with their arguments", epilog=EPILOG)
+    commands.add_parser("ops", help="list the operations with their arguments and results", epilog=EPILOG)
     return top
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run one command."""
     options = parser().parse_args(list(arguments))
+    if getattr(options, "ops", None):
+        options.ops = " ".join(options.ops).replace(",", " ").split()
     if options.command == "ops":
-        print("\n".join(f"{entry.level:10} {entry.signature}" for entry in ALL))
+        print("\n".join(f"{e.level:10} {e.signature} -> {', '.join(vectors.result_names(e))}" for e in ALL))
         return
     if options.command == "cases":
         options.folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 Floating arrays are float64 here, already rounded to the profile's storage format; `dtype` names that format.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from minimind_ref.errors import UserError
 from minimind_ref.kit import gradients
+from minimind_ref.kit.binding import parameters_of
 
 Plain = tuple[np.ndarray, str]
 WIDE = {"f": np.float64, "b": np.bool_, "i": np.int64, "u": np.int64}
@@ -112,9 +112,9 @@ def mlx_library() -> Library:
 
 
 def pair_library(pair: Sequence[Callable[..., Any]]) -> Library:
-    """Build from converters: to_array(NumPy array) and from_array(theirs) -> NumPy array."""
+    """Build from converters: to_array(NumPy array) and from_array(theirs) -> NumPy array, or (it, its dtype's name)."""
     to_array, from_array = pair
-    takes_dtype = len(inspect.signature(to_array).parameters) > 1
+    takes_dtype = len(parameters_of(to_array) or ()) > 1
 
     def array(x: np.ndarray, dtype: str) -> Any:
         return to_array(x, dtype) if takes_dtype else to_array(numpy_array(x, dtype))
@@ -123,11 +123,16 @@ def pair_library(pair: Sequence[Callable[..., Any]]) -> Library:
         if y is None or isinstance(y, bool | int | float | str | list | tuple | dict):
             return False
         try:
-            return is_numeric(from_array(y))
+            plain(y)
         except Exception:
             return False
+        return True
 
-    return Library("converters", array, holds, lambda y: widened(from_array(y)), ("float32",))
+    def plain(y: Any) -> Plain:
+        found = from_array(y)
+        return (widened(found[0])[0], str(found[1])) if isinstance(found, tuple) else widened(found)
+
+    return Library("converters", array, holds, plain, ("float32",))
 
 
 LIBRARIES = {"numpy": numpy_library, "torch": torch_library, "jax": jax_library, "mlx": mlx_library}

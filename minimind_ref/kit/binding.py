@@ -1,9 +1,12 @@
 """Which arguments a function gets: it may leave out those that have a default, and those that only name a choice."""
 
+import contextlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import numpy as np
 from minimind_ref.kit.operation import Operation
 
 EMPTY = inspect.Parameter.empty
+SCHEMAS = ("_schema", "default._schema", "_opoverload._schema", "schema", "forward.schema")  # operators, then scripts
 
 
 class CannotExpressError(Exception):
@@ -29,6 +33,10 @@ class NoAnswerError(Exception):
         self.choice = choice
 
 
+class NotPutError(NoAnswerError):
+    """A law is not put to programs, or files, of this kind, whatever they have."""
+
+
 @dataclass(frozen=True)
 class Call:
     """Positional arguments by name, in order, and keyword arguments."""
@@ -45,9 +53,27 @@ class Call:
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
     """Give a function's parameters; None where it does not tell, as many built-in ones do not."""
     try:
-        return dict(inspect.signature(function).parameters)
+        return in_schema(function) or dict(inspect.signature(function).parameters)
     except (ValueError, TypeError):
         return None
+
+
+def in_schema(function: Any) -> dict[str, inspect.Parameter]:
+    """Give the parameters in the schema of a torch operator or script, of which Python sees *args, **kwargs at most."""
+    torch: Any = sys.modules.get("torch")
+    for place in SCHEMAS if torch else ():
+        with contextlib.suppress(Exception):  # one's attributes may do anything
+            schema = attrgetter(place)(function)
+            if isinstance(schema, torch._C.FunctionSchema):
+                return {x.name: _parameter(x) for x in schema.arguments if x.type.kind() != "ClassType"}  # its self
+    return {}
+
+
+def _parameter(argument: Any) -> inspect.Parameter:
+    """Give an argument of a schema as Python would."""
+    kind = inspect.Parameter.KEYWORD_ONLY if argument.kwarg_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    default = argument.default_value if argument.has_default_value() else EMPTY
+    return inspect.Parameter(argument.name, kind, default=default)
 
 
 def bind(operation: Operation, function: Callable[..., Any], given: dict[str, Any], fixed: dict[str, Any]) -> Call:

@@ -13,6 +13,7 @@ from minimind_ref.kit.operation import Operation
 from minimind_ref.kit.outcome import Outcome
 
 LEVELS_OF_EFFORT = {"quick": 1, "full": 6}  # how many seeds each generator is given
+LARGEST_SEED = ((1 << 32) - generated.FIRST_SEED) // generated.SEEDS_A_CASE - LEVELS_OF_EFFORT["full"]
 
 
 @dataclass(frozen=True)
@@ -126,4 +127,11 @@ def retargeted(case: Case, fixed: dict[str, Any]) -> Case:
     public = case.operation.arguments
     left = {name: x for name, x in fixed.items() if name in public and name not in case.parameters}
     new = {name: x for name, x in left.items() if x != public[name].default}
-    return by_oracle(replace(case, parameters=case.parameters | new)) if new else case
+    if not new:
+        return case
+    asked = by_oracle(replace(case, parameters=case.parameters | new))
+    try:
+        asked.answer("float64")
+    except ValueError:  # the option needs another argument, which the case does not give: it is about the default
+        return replace(case, parameters=case.parameters | {name: public[name].default for name in new})
+    return asked

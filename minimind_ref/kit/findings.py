@@ -10,9 +10,10 @@ from minimind_ref.kit.compare import Comparison, compare
 from minimind_ref.kit.outcome import Outcome, Result
 
 NARROW = ("bfloat16", "float16")
-PASS, FAIL, MISSING, SKIPPED = "pass", "fail", "missing", "skipped"
+PASS, FAIL, MISSING = "pass", "fail", "missing"
+UNASKED, SKIPPED = "unasked", "skipped"  # in a precision that cannot be made; a law that is not put
 CHOICE, EXCUSED = "choice", "excused"  # about an option that is not taken; a failure that a declared option is
-STATES = {"cannot": MISSING, "choice": CHOICE, "profile": SKIPPED, "raised": FAIL, "timeout": FAIL, "type": FAIL}
+STATES = {"cannot": MISSING, "choice": CHOICE, "profile": UNASKED, "raised": FAIL, "timeout": FAIL, "type": FAIL}
 
 NOTHING_WRONG, NO_OUTCOME = Comparison(), Outcome()
 
@@ -45,7 +46,9 @@ def judge(case: Case, profile: str, outcome: Outcome, *, explicit: bool, gradien
         found.append(Finding(case, profile, part, state, kept, text or comparison.text, comparison, outcome))
 
     if outcome.problem:
-        add("call", STATES.get(outcome.problem, FAIL), case.clauses, outcome.text)
+        state = STATES.get(outcome.problem, FAIL)
+        shown = (*case.clauses, op.dtype) if state == UNASKED and op.dtype else case.clauses
+        add("call", state, shown, outcome.text)
         return found
     forward = owners(case, "forward")
     outputs, gradients = case.answer(profile)

@@ -12,7 +12,7 @@ from typing import Any
 
 from minimind_ref.errors import UserError
 from minimind_ref.kit import protocol, vectors
-from minimind_ref.kit.binding import NoAnswerError
+from minimind_ref.kit.binding import NotPutError
 from minimind_ref.kit.case import Case
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.judging import verify
@@ -54,7 +54,7 @@ class FilesRunner:
 
     def answer(self, operation: Operation, arguments: dict[str, Any], profile: str) -> Any:
         """Laws need an implementation that can be asked."""
-        raise NoAnswerError("laws are not put to files")
+        raise NotPutError("laws are not put to files")
 
 
 def settings(folder: Path) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from minimind_ref.errors import UserError
+from minimind_ref.kit import vectors
 from minimind_ref.kit.arrays import Library, library
 from minimind_ref.kit.behaviours import KEYS
-from minimind_ref.kit.operation import LEVELS
+from minimind_ref.kit.case import compute
+from minimind_ref.kit.operation import LEVELS, Operation
 from minimind_ref.kit.registry import OPERATIONS, operation
 from minimind_ref.oracle.bounded import PROFILES
 
@@ -21,21 +24,25 @@ Function = Callable[..., Any]
 class Implementation:
     """Functions under one name, registered by operation.
 
-    `arrays`: "numpy", "torch", "jax", "mlx", or a pair of converters (to_array, from_array).
+    `arrays`: "numpy", "torch", "jax", "mlx", or a pair of converters (to_array, from_array), of which the second may
+    give an array and the name of the dtype that theirs had, which NumPy may lack.
     `profiles`: the precisions that are claimed; None claims the library's own (float64 for NumPy, float32 for the rest,
     and float64 where an implementation keeps it).
     `choices`: what it is fixed to where good implementations differ, as {"rms_norm.cast": "before"}.
     `levels`: the levels that it claims, which are the denominator; None claims all.
-    `refusals`: it claims to refuse bad input by a ValueError, as this package does; it is not asked otherwise.
-    `expected_failures`: {"ROPE-4": "angles are float32, issue 12"}; one that passes is a failure.
+    `refusals`: it claims to refuse a scaling of RoPE that does not exist by a ValueError, as this package does; it is
+    not asked otherwise, and no other refusal is.
+    `expected_failures`: {"ROPE-4": "angles are float32, issue 12"}, or what it does not have; one that passes is a
+    failure.
     """
 
     def __init__(
-        self, name: str, *, arrays: Any = "numpy", profiles: Sequence[str] | None = None,
-        choices: Mapping[str, Any] | None = None, levels: Sequence[str] | None = None,
+        self, name: str, *, arrays: Any = "numpy", profiles: Sequence[str] | str | None = None,
+        choices: Mapping[str, Any] | None = None, levels: Sequence[str] | str | None = None,
         expected_failures: Mapping[str, str] | None = None, refusals: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.arrays, self.refusals, self.origin = name, arrays, refusals, ""
+        profiles, levels = ([given] if isinstance(given, str) else given for given in (profiles, levels))
         for kind, given, known in (("profiles", profiles, PROFILES), ("levels", levels, LEVELS)):
             for one in given or ():
                 if one not in known:
@@ -45,6 +52,9 @@ class Implementation:
         self.choices, self.expected_failures = dict(choices or {}), dict(expected_failures or {})
         for key, option in self.choices.items():
             known_choice(key, option)
+        for clause in self.expected_failures:
+            if not any(clause in entry.clauses for entry in OPERATIONS.values()):
+                raise UserError(f"expected_failures has {clause!r}, which is no MUST clause of specs/")
         self.functions: dict[str, Function] = {}
         self.vjps: dict[str, Function] = {}
 
@@ -95,6 +105,20 @@ def known_choice(key: str, option: Any) -> None:
         near = get_close_matches(key, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise UserError(f"choices has {key!r}, which no operation has; {hint}")
+    known_option(OPERATIONS[name], argument, option)
+
+
+def known_option(entry: Operation, argument: str, option: Any) -> None:
+    """Refuse an option with which the oracle answers no recorded case, in its words."""
+    said = ""
+    for case in vectors.recorded(entry) if argument in entry.arguments else ():
+        try:
+            compute(replace(case, parameters=case.parameters | {argument: option}, cotangent={}), "float64")
+            return
+        except (TypeError, ValueError) as error:
+            said = str(error)
+    if said:
+        raise UserError(f"choices has {entry.name}.{argument}={option!r}: {said}")
 
 
 def load(target: str) -> Implementation:

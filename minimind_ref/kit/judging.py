@@ -5,7 +5,7 @@ from typing import Any
 
 from minimind_ref.errors import UserError
 from minimind_ref.kit import verdicts
-from minimind_ref.kit.examine import LEVELS_OF_EFFORT, Session, examine
+from minimind_ref.kit.examine import LARGEST_SEED, LEVELS_OF_EFFORT, Session, examine
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.operation import LEVELS
 from minimind_ref.kit.registry import operation, selected
@@ -34,6 +34,8 @@ def verify(
     if case and "/generated/" in case:
         number = case.rpartition("_")[2]
         seed, level = int(number) if number.isdigit() else seed, "quick"
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed is {seed} but must lie in [0, {LARGEST_SEED}]")
     session = Session(
         implementation, runner or LocalRunner(implementation, seconds), level, seed, case, profile, tuple(levels)
     )
@@ -63,8 +65,8 @@ def chosen(wanted: Sequence[str] | None, levels: Sequence[str]) -> list[Any]:
 
 def check(
     name: str, function: Callable[..., Any], arrays: Any = "numpy", *, vjp: Callable[..., Any] | None = None,
-    profiles: Sequence[str] | None = None, choices: Mapping[str, Any] | None = None,
-    levels: Sequence[str] | None = None, level: str = "quick", seed: int = 0, case: str | None = None,
+    profiles: Sequence[str] | str | None = None, choices: Mapping[str, Any] | None = None,
+    levels: Sequence[str] | str | None = None, level: str = "quick", seed: int = 0, case: str | None = None,
     profile: str | None = None, seconds: float = SECONDS,
 ) -> Report:  # fmt: skip
     """Judge one function: `print(check("rms_norm", my_rms_norm, arrays="torch"))`.
@@ -77,5 +79,5 @@ def check(
         getattr(function, "__name__", name), arrays=arrays, profiles=profiles, choices=own, levels=levels
     )
     implementation.op(name, function, vjp=vjp)
-    implementation.origin = verdicts.call_of(name, function, arrays)
+    implementation.origin = verdicts.call_of(name, function, arrays, vjp, own)
     return verify(implementation, [name], level, seed=seed, case=case, profile=profile, seconds=seconds)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minimind_ref.kit import findings, guard, unshown
-from minimind_ref.kit.binding import NoAnswerError
+from minimind_ref.kit.binding import NoAnswerError, NotPutError
 from minimind_ref.kit.case import Case
 from minimind_ref.kit.findings import Finding
 from minimind_ref.kit.operation import Operation
@@ -56,6 +56,8 @@ def verdict(check: Callable[..., str | None], implementation: Callable[..., Any]
     try:
         with np.errstate(all="ignore"):
             complaint = check(implementation)
+    except NotPutError as error:
+        return findings.SKIPPED, str(error)
     except NoAnswerError as error:
         return findings.CHOICE if error.choice else findings.MISSING, str(error)
     except Exception as error:

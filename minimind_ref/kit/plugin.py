@@ -19,7 +19,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     group = parser.getgroup("minimind_ref", "conformance kit")
     group.addoption("--minimind-impl", metavar="PKG.MODULE:IMPL", help="judge this implementation, an item a clause")
-    group.addoption("--minimind-ops", metavar="OP[,OP…]", help="operations or levels; none: all that it claims")
+    group.addoption(
+        "--minimind-ops",
+        metavar="OP[,OP…]",
+        help="operations or levels, parted by commas or, in quotes, by spaces; none: all that it claims",
+    )
     group.addoption("--minimind-level", choices=["quick", "full"], default="quick", help="how many generated inputs")
 
 
@@ -33,7 +37,7 @@ def pytest_collection(session: pytest.Session) -> None:
 
         asked = config.getoption("--minimind-ops")
         try:
-            ops = asked.split(",") if asked else None
+            ops = asked.replace(",", " ").split() if asked else None
             config.stash[KEY] = verify(load(target), ops, str(config.getoption("--minimind-level")))
         except UserError as error:
             raise pytest.UsageError(f"--minimind-impl: {error}") from None

@@ -9,7 +9,7 @@ from typing import Any
 
 from minimind_ref.errors import UserError
 from minimind_ref.kit import protocol, vectors
-from minimind_ref.kit.binding import NoAnswerError
+from minimind_ref.kit.binding import NoAnswerError, NotPutError
 from minimind_ref.kit.case import Case
 from minimind_ref.kit.implementation import Implementation
 from minimind_ref.kit.operation import Operation
@@ -89,7 +89,7 @@ class ProcessRunner:
         """Put a law's question to the program: a case of which no answer is expected."""
         known = vectors.recorded(operation)
         if not known or any("." in name for name in known[0].outputs):
-            raise NoAnswerError("this law is not put to programs")
+            raise NotPutError("this law is not put to programs")
         inputs = {name: x for name, x in arguments.items() if hasattr(x, "dtype") or isinstance(x, dict | list)}
         rest = {name: x for name, x in arguments.items() if name not in inputs}
         case = Case(f"{operation.name}/law", operation, (), "", inputs, rest, known[0].outputs, lambda _: ({}, {}))

@@ -10,9 +10,9 @@ The kit writes one JSON object a line, the program answers with one line:
      "gradients": ["x", "weight"], "tensors": "/…/1.safetensors", "answer": "/…/1.answer.safetensors"}
     {"id": 1, "outputs": {"y": {"tensor": "y"}}, "gradients": {"x": {"tensor": "dx"}, "weight": {"tensor": "dw"}}}
 
-A tensor of an answer is {"tensor": name} in the file `answer`, or {"shape": […], "dtype": …, "values": […]} itself;
-anything else is data.  {"id": 1, "error": "…"} says that it failed, {"id": 1, "cannot": "mask"} that it has no such
-argument.
+A tensor of an answer is {"tensor": name} in the file `answer`, or {"shape": […], "dtype": …, "values": […]} itself,
+in which "NaN", "Infinity" and "-Infinity" are numbers too; anything else is data.
+{"id": 1, "error": "…"} says that it failed, {"id": 1, "cannot": "mask"} that it has no such argument.
 """
 
 import json
@@ -117,6 +117,8 @@ def one(node: Any, kept: dict[str, Any]) -> Result:
         return Result(*kept[node["tensor"]])
     if isinstance(node, dict) and {"shape", "values"} <= set(node):
         values = [SPELT.get(x, x) if isinstance(x, str) else x for x in node["values"]]
+        if None in values:
+            raise NonsenseError(f"a tensor's values have null, which is no number; {', '.join(SPELT)} are, as strings")
         try:
             array = np.array(values).reshape(node["shape"])
         except (ValueError, TypeError) as error:

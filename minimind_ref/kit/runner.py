@@ -56,7 +56,7 @@ class LocalRunner:
         except OtherChoiceError as error:
             return Outcome(problem="choice", text=str(error))
         except ModuleNotFoundError as error:
-            return Outcome(problem="profile", text=f"{profile} needs {error.name}")
+            return Outcome(problem="profile", text=f"{profile} needs {error.name}, which is not installed")
         before = {n: self.numbers(x) for n, x in trees.leaves(call.arguments)}
         ran = guard.run(lambda: function(*call.positional.values(), **call.keyword), self.seconds)
         if isinstance(ran.error, CannotExpressError | OtherChoiceError):  # it says so itself
@@ -143,7 +143,7 @@ class LocalRunner:
 
 def ordered(returned: Any, operation: Operation) -> Any:
     """Put results that have their names, in a dict or a named tuple, into the order in which a law unpacks them."""
-    names = tuple(dict.fromkeys(name.partition(".")[0] for name in vectors.recorded(operation)[0].outputs))
+    names = vectors.result_names(operation)
     by_name = returned._asdict() if hasattr(returned, "_asdict") else returned
     if len(names) > 1 and isinstance(by_name, dict) and set(names) <= set(by_name):
         return tuple(by_name[name] for name in names)
@@ -164,6 +164,6 @@ def plainly(x: Any, library: Library) -> Any:
 
 def same(a: Any, b: Any) -> bool:
     """Say whether two arguments are the same, NaN included."""
-    if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return type(a) is type(b) and a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
     return a is b or a == b

@@ -17,7 +17,8 @@ SHELL = "it is about the object around the function, which no operation asks for
 CALLER = "it is about what the caller does with the function"
 COMPARED = "it says how another implementation differs; the clauses beside it are judged"
 REASONS: dict[str, str] = {
-    **dict.fromkeys(REFUSALS, "which bad input is refused is asked where it is claimed (refusals=True)"),
+    **dict.fromkeys(REFUSALS, "which bad input is refused is not asked"),
+    "ROPE-22": "whether an unknown scaling is refused is asked where it is claimed (refusals=True)",
     **dict.fromkeys(
         ["ATTENTION-17", "ADAMW-14", "ADAMW-15", "ADAMW-16", "ADAMW-18", "ADAMW-19", "GRAD_SCALER-1", "GRAD_SCALER-7",
          "GRAD_SCALER-8", "GRAD_SCALER-9", "GRAD_SCALER-11", "GRAD_SCALER-12", "TOKENIZER-11", "TOKENIZER-12"],

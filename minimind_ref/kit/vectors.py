@@ -37,6 +37,11 @@ def recorded(operation: Operation) -> tuple[Case, ...]:
     return tuple(read(operation, case) for case in wanted)
 
 
+def result_names(operation: Operation) -> tuple[str, ...]:
+    """Name the results of an operation, in order."""
+    return tuple(dict.fromkeys(name.partition(".")[0] for name in recorded(operation)[0].outputs))
+
+
 def read(operation: Operation, node: dict[str, Any]) -> Case:
     """Build one case."""
     built = node | {"inputs": files.build(node["inputs"])}

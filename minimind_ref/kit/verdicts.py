@@ -34,10 +34,10 @@ def of(operation: Operation, examined: Examined, session: Session, failed: set[s
         if status == report.FAIL and blockers:
             status, detail = report.BLOCKED, f"{', '.join(blockers)} failed: mend that first"
         excuse = session.implementation.expected_failures.get(clause)
-        if excuse is not None and status in (report.FAIL, report.PASS):
-            strict = status == report.FAIL
-            status = report.EXPECTED if strict else report.FAIL
-            detail = excuse if strict else f"declared as an expected failure ({excuse}), but it passes"
+        if excuse is not None and status in (report.FAIL, report.MISSING):
+            status, detail = report.EXPECTED, excuse
+        elif excuse is not None and status == report.PASS:
+            status, detail = report.FAIL, f"declared as an expected failure ({excuse}), but it passes"
         ratios = [f.comparison.ratio for f in found if f.state == findings.PASS]
         text = operation.clauses[clause].text
         margin = max(ratios) if ratios and status == report.PASS else None
@@ -75,12 +75,13 @@ def decide(
         return status, f"there is no {operation.name}"
     states = {finding.state for finding in found}
     for state, status in (
-        (findings.FAIL, report.FAIL), (findings.EXCUSED, report.CHOICE), (findings.PASS, report.PASS),
-        (findings.MISSING, report.MISSING), (findings.CHOICE, report.CHOICE),
+        (findings.FAIL, report.FAIL), (findings.UNASKED, report.MISSING), (findings.EXCUSED, report.CHOICE),
+        (findings.PASS, report.PASS), (findings.MISSING, report.MISSING), (findings.CHOICE, report.CHOICE),
+        (findings.SKIPPED, report.NOT_RUN),
     ):  # fmt: skip
         if state in states:
             text = next(f.text for f in found if f.state == state)
-            return status, text if status in (report.MISSING, report.CHOICE) else ""
+            return status, "" if status in (report.FAIL, report.PASS) else text
     if examined.stopped:
         return report.NOT_RUN, f"not asked any more: {examined.stopped}"
     return report.NOT_RUN, unshown.reason(operation, clause, session.profiles)
@@ -113,13 +114,28 @@ def again(finding: Finding, session: Session) -> str:
     return f"python -c {shlex.quote(f'{before}; {line}')}" if before else line
 
 
-def call_of(name: str, function: Callable[..., Any], arrays: Any) -> str:
-    """Write the call of `check` that judges this function, with the imports where it can be imported."""
-    shown, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", "__main__")
+def call_of(
+    name: str, function: Callable[..., Any], arrays: Any, vjp: Callable[..., Any] | None, choices: dict[str, Any]
+) -> str:
+    """Write the call of `check` that judges this function, with the imports where all of it can be imported."""
     kind = repr(arrays) if isinstance(arrays, str) else "arrays"
-    if not shown.isidentifier():
-        return f"check({name!r}, {shown.rpartition('.')[2] if shown[-1:].isalnum() else 'function'}, arrays={kind})"
-    call = f"check({name!r}, {shown}, arrays={kind})"
-    if module == "__main__" or not isinstance(arrays, str):
+    more = (f", vjp={called(vjp)}" if vjp else "") + (f", choices={choices!r}" if choices else "")
+    call = f"check({name!r}, {called(function)}, arrays={kind}{more})"
+    imports = [imported(f) for f in (function, vjp) if f is not None]
+    if not all(imports) or not isinstance(arrays, str):
         return call
-    return f"from {module} import {shown}; from minimind_ref.kit import check; {call}"
+    return "; ".join([*dict.fromkeys(imports), "from minimind_ref.kit import check", call])
+
+
+def called(function: Callable[..., Any]) -> str:
+    """Name a function where it is at hand; one that has no name of its own is `function`."""
+    if str(getattr(function, "__module__", "")).startswith("torch._ops"):
+        return f"torch.ops.{function}"
+    name = getattr(function, "__qualname__", "").rpartition(".")[2]
+    return name if name.isidentifier() and name != type(function).__name__ else "function"
+
+
+def imported(function: Callable[..., Any]) -> str:
+    """Write the import of a function; "" where there is none."""
+    module, name = getattr(function, "__module__", "__main__"), getattr(function, "__qualname__", "")
+    return f"from {module} import {name}" if name == called(function) and module != "__main__" else ""
