@@ -265,7 +265,7 @@ def swiglu_by_tanh(x, w_gate, w_up, w_down):
 
 @honest("grad_scaler", "update", "torch.amp.GradScaler", profiles=("float64",))
 def torch_update(state, found_inf, **options):
-    claimed(state.scale >= 2.0**-125)  # its scale goes on to fall: GRAD_SCALER-6
+    claimed(state.scale * options["backoff_factor"] >= 2.0**-126)  # its scale goes on to fall: GRAD_SCALER-6
     scaler = torch.amp.GradScaler("cpu", init_scale=state.scale, **options)
     parameter = torch.zeros(1, requires_grad=True)
     parameter.grad = torch.tensor([torch.inf if found_inf else 0.0])
