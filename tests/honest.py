@@ -315,7 +315,8 @@ def torch_grpo_loss(logp, old_logp, reference_logp, advantages, mask, *, clip_lo
 
 def positive_top_p(logits, *, top_p=1.0, **options):
     claimed(options.get("temperature", 1.0) > 0)
-    claimed(top_p > 0)  # of tokens that tie it keeps another one: SAMPLING-5 has the lower id ahead
+    # of tokens that tie it keeps another one: SAMPLING-5 has the lower id ahead
+    claimed(top_p == 1 or all(len(row.unique()) == len(row) for row in logits))
     return hugging_face.filter_logits(logits, top_p=top_p, **options)
 
 
