@@ -265,7 +265,7 @@ def swiglu_by_tanh(x, w_gate, w_up, w_down):
 
 @honest("grad_scaler", "update", "torch.amp.GradScaler", profiles=("float64",))
 def torch_update(state, found_inf, **options):
-    claimed(state.scale >= 2.0**-125)  # its scale goes on to fall: GRAD_SCALER-6
+    claimed(state.scale * options["backoff_factor"] >= 2.0**-126)  # its scale goes on to fall: GRAD_SCALER-6
     scaler = torch.amp.GradScaler("cpu", init_scale=state.scale, **options)
     parameter = torch.zeros(1, requires_grad=True)
     parameter.grad = torch.tensor([torch.inf if found_inf else 0.0])
@@ -315,7 +315,8 @@ def torch_grpo_loss(logp, old_logp, reference_logp, advantages, mask, *, clip_lo
 
 def positive_top_p(logits, *, top_p=1.0, **options):
     claimed(options.get("temperature", 1.0) > 0)
-    claimed(top_p > 0)  # of tokens that tie it keeps another one: SAMPLING-5 has the lower id ahead
+    # of tokens that tie it keeps another one: SAMPLING-5 has the lower id ahead
+    claimed(top_p == 1 or all(len(row.unique()) == len(row) for row in logits))
     return hugging_face.filter_logits(logits, top_p=top_p, **options)
 
 

@@ -46,7 +46,7 @@ def attention(q, k, v, *, mask=None, causal=True, scale=None):
 
 def clip_grad_norm(gradients, max_norm, *, constant=1e-6):
     kept = [g for g in gradients if g is not None]
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in kept]))
+    norm = torch.linalg.vector_norm(torch.cat([torch.zeros(1), *[g.flatten() for g in kept]]))
     factor = (max_norm / (norm + constant)).clamp(max=1.0).nan_to_num(nan=1.0 if norm == 0 else float("nan"))
     return [None if g is None else g * factor for g in gradients], norm
 

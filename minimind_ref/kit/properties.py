@@ -57,23 +57,36 @@ def unknown_scaling_is_refused(rope_frequencies: Implementation) -> str | None:
 
 @law("clip_grad_norm", "GRAD_CLIP-5")
 def missing_gradients_stay_missing(clip_grad_norm: Implementation) -> str | None:
-    """Clip a list that has a None in it."""
+    """Clip a list that has a None in it, and one that has nothing else."""
     clipped, norm = clip_grad_norm([draw(2003, (5,)), None, draw(2004, (2,))], 0.5)
     if clipped[1] is not None or clipped[0] is None or clipped[2] is None:
         return "a gradient of None did not stay None"
-    return None if np.isfinite(norm) else f"the norm beside a None is {norm}"
+    if not np.isfinite(norm):
+        return f"the norm beside a None is {norm}"
+    clipped, norm = clip_grad_norm([None], 0.5)
+    return None if norm == 0 and clipped[0] is None else f"without any gradient the norm is {norm}"
+
+
+@law("clip_grad_norm", "GRAD_CLIP-3")
+def infinite_threshold_measures_only(clip_grad_norm: Implementation) -> str | None:
+    """Clip with an infinite threshold, which no norm exceeds."""
+    gradient = draw(2006, (5,)).astype(np.float32)
+    clipped, _ = clip_grad_norm([gradient], np.inf)
+    return None if np.array_equal(clipped[0], gradient) else "an infinite threshold changed the gradients"
 
 
 @law("clip_grad_norm", "GRAD_CLIP-6")
 def infinite_norm_scales_nothing(clip_grad_norm: Implementation) -> str | None:
-    """Clip gradients with one infinity: the definition is for finite ones, so no case can."""
-    gradients = [draw(2005, (5,)), np.array([1.5, np.inf, -0.75])]
-    with np.errstate(all="ignore"):
-        clipped, norm = clip_grad_norm(gradients, 1.0)
-    if norm != np.inf:
-        return f"the norm of an infinite gradient is {norm}"
-    same = all(np.array_equal(a, b) for a, b in zip(clipped, gradients, strict=True))
-    return None if same else "gradients of infinite norm were changed"
+    """Clip gradients with one infinity, or one NaN: the definition is for finite ones, so no case can."""
+    for bad in (np.inf, np.nan):
+        gradients = [draw(2005, (5,)), np.array([1.5, bad, -0.75])]
+        with np.errstate(all="ignore"):
+            clipped, norm = clip_grad_norm(gradients, 1.0)
+        if not np.array_equal(norm, bad, equal_nan=True):
+            return f"the norm of an infinite gradient is {norm}" if bad == np.inf else f"the norm of a NaN is {norm}"
+        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(clipped, gradients, strict=True)):
+            return "gradients of infinite norm were changed"
+    return None
 
 
 def not_refused(what: str, function: Implementation, *arguments: Any, **options: Any) -> str | None:

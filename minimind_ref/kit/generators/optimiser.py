@@ -40,6 +40,14 @@ def first_update(s: Seeds) -> Drawn:
     return Drawn(given, options, NEW, profiles=("float64", "float32", "bfloat16"))
 
 
+@generator("adamw.step", "ADAMW-1", "ADAMW-6")
+def single_number(s: Seeds) -> Drawn:
+    """A parameter without axes, as a learnt temperature is."""
+    given = {"param": s.draw(), "grad": s.draw(), "mean": s.draw(), "square": s.draw(structure="positive")}
+    options = {"step": 3, "lr": 2.0**-5, "beta1": 0.75, "beta2": 0.875, "eps": 2.0**-20, "weight_decay": 0.25}
+    return Drawn(given, options, NEW, profiles=("float64", "float32"))
+
+
 @generator("cosine_schedule", "COSINE_SCHEDULE-1", "COSINE_SCHEDULE-3", "COSINE_SCHEDULE-5", "COSINE_SCHEDULE-6")
 def anywhere(s: Seeds) -> Drawn:
     """A step anywhere in a run of its own length, warm-up included."""
@@ -102,6 +110,14 @@ def always_the_same(s: Seeds) -> Drawn:
     first = bool(draw_integers(s.take(), (), 0, 2))
     overflows = np.array([first] * 150 + [not first] * 150)
     options = {"init_scale": 65536.0, "growth_factor": 4.0, "backoff_factor": 0.25, "growth_interval": 2}
+    return Drawn({"overflows": overflows}, options, ("scales",))
+
+
+@generator("grad_scaler", "GRAD_SCALER-6", "GRAD_SCALER-13")
+def odd_factors(s: Seeds) -> Drawn:
+    """Factors that are no powers of two, whose products float32 soon has to round."""
+    overflows = draw_integers(s.take(), (90,), 0, 6) == 0
+    options = {"init_scale": 1024.0, "growth_factor": 1.5, "backoff_factor": 0.75, "growth_interval": 3}
     return Drawn({"overflows": overflows}, options, ("scales",))
 
 

@@ -63,6 +63,14 @@ def nothing_to_do(step: Function) -> str | None:
     return None if same(new, param) else "without decay and gradient the parameter changes"
 
 
+@law("grad_scaler.unscale", "GRAD_SCALER-3")
+def missing_gradients(unscale: Function) -> str | None:
+    """Unscale a list that has a None in it, which is no overflow."""
+    gradients, found_inf = unscale([None, np.array([1.5])], scale=2.0)
+    kept = gradients[0] is None and float(gradients[1][0]) == 1.5 / 2 and not found_inf
+    return None if kept else "beside a gradient of None the result differs"
+
+
 @law("cosine_schedule", "COSINE_SCHEDULE-7")
 def linear_in_the_peak(rate: Function) -> str | None:
     """Twice the peak is twice the rate, to the bit."""

@@ -76,10 +76,10 @@ def tail_dropped(num_micro_batches, accumulation_steps):
 @mutant("windows", "ACCUMULATION-M10", owner="ACCUMULATION-4", summary="the last window takes what is left over too",
         source="number of updates rounded down")  # fmt: skip
 def tail_joined(num_micro_batches, accumulation_steps):
-    *whole, last = windows(num_micro_batches, accumulation_steps)
-    if len(last) == accumulation_steps or not whole:
-        return [*whole, last]
-    return [*whole[:-1], range(whole[-1].start, last.stop)]
+    cut = windows(num_micro_batches, accumulation_steps)
+    if len(cut) < 2 or len(cut[-1]) == accumulation_steps:
+        return cut
+    return [*cut[:-2], range(cut[-2].start, cut[-1].stop)]
 
 
 @mutant("windows", "ACCUMULATION-M11", owner="ACCUMULATION-4", summary="windows overlap by one micro-batch",

@@ -8,7 +8,7 @@ from minimind_ref.oracle.cosine_schedule import cosine_schedule
 
 def decayed(done, length, peak, floor_ratio):
     """Give the rate on the cosine after `done` of `length` steps."""
-    return peak * (floor_ratio + (1 - floor_ratio) * (1 + np.cos(np.pi * done / length)) / 2)
+    return peak * (floor_ratio + (1 - floor_ratio) * (1 + np.cos(np.pi * done / max(length, 1))) / 2)
 
 
 @mutant("cosine_schedule", "COSINE_SCHEDULE-M01", owner="COSINE_SCHEDULE-3", summary="the cosine is added to the floor",
@@ -66,8 +66,9 @@ def peak_one_step_early(step, *, peak, warmup_steps=0, **options):
 
 @mutant("cosine_schedule", "COSINE_SCHEDULE-M08", owner="COSINE_SCHEDULE-5",
         summary="the floor is reached one step early", source="total_steps - 1 for total_steps")  # fmt: skip
-def floor_one_step_early(step, *, total_steps, **options):
-    return cosine_schedule(step, total_steps=max(total_steps - 1, 1), **options)
+def floor_one_step_early(step, *, total_steps, warmup_steps=0, **options):
+    end = max(total_steps - 1, warmup_steps, 1)
+    return cosine_schedule(step, total_steps=end, warmup_steps=warmup_steps, **options)
 
 
 @mutant("cosine_schedule", "COSINE_SCHEDULE-M09", owner="COSINE_SCHEDULE-4",

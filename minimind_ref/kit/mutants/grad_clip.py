@@ -84,7 +84,7 @@ def zeros_become_nan(gradients, max_norm):
 @mutant("clip_grad_norm", "GRAD_CLIP-M10", owner="GRAD_CLIP-1", summary="the norm is the largest entry",
         source="norm_type=inf taken for the default")  # fmt: skip
 def largest_entry(gradients, max_norm):
-    norm = max(np.max(np.abs(grad)) for grad in gradients if grad is not None)
+    norm = max(np.max(np.abs(grad), initial=0) for grad in gradients if grad is not None)
     return scaled(gradients, min(1.0, max_norm / (norm + 1e-6))), norm
 
 

@@ -29,8 +29,8 @@ def last_filters(logits, *, top_p, min_p):
 @mutant("penalise_repetition", "SAMPLING-M01", owner="SAMPLING-12", summary="negative logits are divided too",
         source="transformers #2302, MiniMind dddedc6 (GEN-1)")  # fmt: skip
 def negative_logits_divided(logits, ids, penalty, *, mask=None):
-    doubled = penalise_repetition(np.abs(logits), ids, penalty, mask=mask)
-    return doubled * np.where(logits < 0, -1, 1)
+    sizes = np.where(np.isinf(logits), 0, np.abs(logits))
+    return np.where(np.isinf(logits), logits, penalise_repetition(sizes, ids, penalty, mask=mask) * np.sign(logits))
 
 
 @mutant("penalise_repetition", "SAMPLING-M02", owner="SAMPLING-13",
