@@ -45,11 +45,10 @@ def padding_seen(parameters, input_ids, labels, config, *, attention_mask=None, 
 
 @mutant("loss_and_gradients", "TRANSFORMER-M05", owner="TRANSFORMER-6", summary="documents of a row see each other",
         source="axolotl #1375, LlamaFactory PR #7318 (ATT-12)")  # fmt: skip
-def documents_see_each_other(parameters, input_ids, labels, config, *, segment_ids=None, **inputs):
-    if segment_ids is None:
-        return loss_and_gradients(parameters, input_ids, labels, config, **inputs)
-    real = (segment_ids >= 0).astype(int)
-    return loss_and_gradients(parameters, input_ids, labels, config, attention_mask=real, **inputs)
+def documents_see_each_other(parameters, input_ids, labels, config, *, segment_ids=None, attention_mask=None, **inputs):
+    if segment_ids is not None:
+        attention_mask = (segment_ids >= 0) & (True if attention_mask is None else attention_mask == 1)
+    return loss_and_gradients(parameters, input_ids, labels, config, attention_mask=attention_mask, **inputs)
 
 
 @mutant("transformer", "TRANSFORMER-M06", owner="TRANSFORMER-7",
