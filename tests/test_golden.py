@@ -392,7 +392,8 @@ def as_recorded(case):
 
 def test_trajectories_writes_the_recorded_cases_and_states_that_the_step_before_expects(tmp_path, monkeypatch, untyped):
     """Of the fifty steps two are run: only their states are near enough to the recorded ones on every machine."""
-    folder, given = Folder(tmp_path), {case["id"]: case for case in read(ROOT, "training")["cases"]}
+    folder = Folder(tmp_path)
+    given = {case["id"]: case for case in read(ROOT, "training")["cases"] if "_step_" in case["id"]}
     assert list(given) == [f"training/{n}_step_{i}" for n in trajectories.CONFIGS for i in trajectories.RECORDED]
     monkeypatch.setattr(trajectories, "Folder", lambda: folder)
     monkeypatch.setattr(trajectories, "RECORDED", (0, 0, 1))  # the last one ends the run
@@ -413,6 +414,8 @@ def test_trajectories_writes_the_recorded_cases_and_states_that_the_step_before_
 def test_trajectories_writes_a_stored_state_as_it_is_recorded():
     written = {}
     for case in cases_with_tensors("training"):
+        if "_step_" not in case["id"]:
+            continue
         state, config = TrainingState(**files.build(case["inputs"]["state"])), case["parameters"]["config"]
         recipes = {} if state.step else trajectories.start(ModelConfig(**config))
         assert as_recorded(trajectories.case(case["id"], state, recipes, config, written)) == authored(

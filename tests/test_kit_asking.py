@@ -1252,7 +1252,10 @@ def test_a_choice_that_no_operation_has_is_told(choices, said):
     [
         ({"profiles": ["float32", "float8"]}, "profiles has 'float8' but the known ones are float64, float32, "),
         ({"levels": ["Sideways"]}, "levels has 'Sideways' but the known ones are Forward, Backward, "),
-        ({"expected_failures": {"ROPE-99": "x"}}, "expected_failures has 'ROPE-99', which is no MUST clause of specs/"),
+        (
+            {"expected_failures": {"ROPE-nine": "x"}},
+            "expected_failures has 'ROPE-nine', which is no MUST clause of specs/",
+        ),
     ],
 )
 def test_a_claim_that_nobody_knows_is_told(claims, said):

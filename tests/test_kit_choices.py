@@ -273,6 +273,7 @@ def test_only_rows_that_see_nothing_may_differ():
     assert told([0, 0, 9, 9], "gradient k", s=2, b=2, mask=second)
     assert not told([9, 0, 9, 9], "gradient k", s=2, b=2, mask=second)
     assert not told([9, 0, 0], "dtype") and not told([9, 0, 0], "gradient")  # one that raises, say
+    assert not shows("attention.nothing_visible", asked("attention", {}), "law")  # which has no inputs of its own
 
 
 def test_clipping_may_leave_out_the_constant_in_its_denominator():

@@ -22,6 +22,7 @@ NOT_SHOWN = {
     " ROPE-M04"  # a ramp beyond the half of the width
     " ADAMW-M13",  # a count of updates, which the operation is told
     "dpo_loss/sigmoid": "DPO-M09",  # nothing is smoothed
+    "grad_scaler/odd_factors": "GRAD_SCALER-M09 GRAD_SCALER-M10",  # no scale leaves float32's range
     "group_advantages/unbiased": "GRPO-M03",  # the estimate is the unbiased one
     "grpo_loss/by_length": "GRPO-M06",  # there is no KL term
     "attention/grouped_after_a_cache": "ATTENTION-M08",  # the scale is left to the default, here and in the next three

@@ -207,7 +207,8 @@ def test_training_9_a_free_run_parts_less_than_one_whose_start_is_moved(name):
         assert apart(states[step], ours[step]) < apart(moved[step], ours[step])
 
 
-GOLDEN = Folder().load("training", complete=True)["cases"]
+RECORDED = Folder().load("training", complete=True)["cases"]
+GOLDEN = [case for case in RECORDED if "_step_" in case["id"]]  # the others' schedules are none of the loop's
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["id"].partition("/")[2])

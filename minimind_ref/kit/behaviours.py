@@ -84,11 +84,11 @@ def zero_times_unchosen(finding: Finding) -> bool:
 def blind_rows(finding: Finding) -> bool:
     """Only the rows that see nothing differ, and what comes from them (they give zeros here): their own gradient, and
     those of the keys and values of their sequence."""
-    blind = _sees(finding.case.inputs, finding.case.parameters)
     name = finding.part.removeprefix("gradient ")
     gradient = name != finding.part
     found = ((finding.outcome.gradients if gradient else finding.outcome.outputs) or {}).get(name)
-    if blind is None or found is None:
+    blind = None if found is None else _sees(finding.case.inputs, finding.case.parameters)
+    if found is None or blind is None:
         return False
     return right_elsewhere(
         found, finding.case.answer(finding.profile)[gradient][name], blind if name in ("out", "q") else blind.any(1)

@@ -141,4 +141,8 @@ FINDINGS = (
         {("MiniMind2 training functions", "sequence_logp"): ids("DPO", 1, 3, 4)},
         {"MiniMind2 training functions": issue("jingyaogong/minimind", 298)},
     ),
+    Finding(
+        "M10", "a message's role is its place: a system message is read as a user's, and what a user says as an answer",
+        {("MiniMind2 conversations", "sft_mask"): ids("CHAT_TEMPLATE", 2)},
+    ),
 )  # fmt: skip
