@@ -12,6 +12,7 @@ from minimind_ref.kit.registry import OPERATIONS
 from minimind_ref.kit.runner import LocalRunner
 
 SMALL = 2.0**-30
+ALLOWED = 2.0**-16  # what a law of the network takes for rounding, of its result's size
 GENERATORS = {f"{g.operation}/{g.name}": g for g in generated.load()}
 # Generator -> bugs of the clauses that it names and cannot show; those after "*" no generator can: recorded cases do.
 NOT_SHOWN = {
@@ -335,6 +336,18 @@ WRONG = [  # law -> part of the result, and what is made of it
     ("transformer/law/any_cut", 2, lambda c, *_, **options: [(k[:, -1:], v[:, -1:]) for k, v in c]),
     ("transformer/law/any_cut", 0, lambda y, *_, cache=None, **options: y if cache is None else y[:, -1:]),
     ("transformer/law/any_cut", 0, lambda y, *_, cache=None, **options: y if cache is None else 1.01 * y),
+    ("transformer/law/padding_is_not_seen", 0, lambda y, *_, attention_mask=None, **options:
+        y if attention_mask is None else y * (1 + 1.01 * ALLOWED)),
+    ("transformer/law/padding_is_not_seen", 0, lambda y, *_, attention_mask=None, **options:
+        y if attention_mask is None else np.roll(y, 1, 0)),
+    ("transformer/law/padding_does_not_count", 1, lambda y, *_, attention_mask=None, **options:
+        y if attention_mask is None else y * (1 + 1.01 * ALLOWED)),
+    ("transformer/law/padding_does_not_count", 1, lambda y, *_, attention_mask=None, **options:
+        y if attention_mask is None else y * np.nan),
+    ("transformer/law/padding_is_finite", 0, lambda y, *_, attention_mask=None, **options:
+        y if attention_mask is None else np.concatenate([y[:2], y[2:] * np.nan])),
+    ("transformer/law/padding_is_finite", 0, lambda y, *_, attention_mask=None, **options:
+        y if attention_mask is None else np.where(attention_mask.cumsum(1)[..., None] == 0, np.inf, y)),
     ("training.step/law/nothing_supervised", 1, lambda y, *_, **options: y._replace(loss=np.nan)),
     ("training.step/law/nothing_supervised", 1, lambda y, *_, **options: y._replace(loss=SMALL)),
     ("training.step/law/nothing_supervised", 0, lambda y, *_, **options: y._replace(parameters=y.parameters | NAN)),
@@ -348,6 +361,17 @@ def test_a_law_is_broken_by_a_small_part_of_it_that_is_wrong(name, part, by):
     entry, law = LAWS[name]
     state, text = lawful.verdict(law.check, changed(entry.reference, part, by))
     assert state == findings.FAIL and "raised" not in text, text
+
+
+@pytest.mark.parametrize("name, part", [("padding_is_not_seen", 0), ("padding_does_not_count", 1)])
+def test_a_law_of_the_network_takes_what_it_allows_for_rounding(name, part):
+    entry, law = LAWS[f"transformer/law/{name}"]
+    rounded = changed(
+        entry.reference,
+        part,
+        lambda y, *_, attention_mask=None, **options: y * (1 + 0.99 * ALLOWED * (attention_mask is not None)),
+    )
+    assert lawful.verdict(law.check, rounded) == (findings.PASS, "")
 
 
 # Law -> all known bugs that break it.

@@ -11,12 +11,19 @@ from minimind_ref.kit.properties import law
 from minimind_ref.kit.registry import operation
 
 Function = Callable[..., Any]
+ROUNDING = 2.0**-16  # of a result's size: float32 is some 2^-22 off, and two swapped tokens of a cache put it 2^-11 off
 
 
-def recorded(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give inputs and parameters of an operation's first recorded case."""
-    case = vectors.recorded(operation(name))[0]
+def recorded(name: str, at: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give inputs and parameters of an operation's first recorded case, or of one that follows."""
+    case = vectors.recorded(operation(name))[at]
     return case.inputs, case.parameters
+
+
+def apart(what: str, whose: str, *, found: Any, wanted: Any) -> str | None:
+    """Say how far a result is from what it must be, where it is more than rounding or NaN."""
+    off = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    return None if off <= ROUNDING else f"{what} {off:.3g} of the size off {whose}"
 
 
 @law("transformer", "TRANSFORMER-13")
@@ -42,9 +49,43 @@ def any_cut(transformer: Function) -> str | None:
     rest = np.asarray(transformer(parameters, ids[:, 2:], cache=state[0], **options)[0], np.float64)
     if rest.shape != whole[:, 2:].shape:
         return f"the second piece's logits have shape {rest.shape}"
-    off = float(np.linalg.norm(rest - whole[:, 2:]) / np.linalg.norm(whole))
-    # some 2^-22 in float32, and 2^-11 where two of the cache's tokens are swapped
-    return None if off <= 2.0**-16 else f"after a cut the logits are {off:.3g} of their size off those of one pass"
+    return apart("after a cut the logits are", "those of one pass", found=rest, wanted=whole[:, 2:])
+
+
+def alone_and_padded(transformer: Function, at: int = 0) -> list[np.ndarray]:
+    """Give the real tokens' logits and the balance loss of two rows alone; then padded, with all logits behind them.
+
+    One row is padded left, one right, and a third is nothing but padding.
+    """
+    inputs, options = recorded("transformer", at)
+    rows, real = (
+        np.stack([np.pad(x[0], (1, 0)), np.pad(x[1], (0, 1)), np.zeros(x.shape[1] + 1, x.dtype)])
+        for x in (inputs["input_ids"], np.ones_like(inputs["input_ids"]))
+    )
+    alone = transformer(inputs["parameters"], inputs["input_ids"], **options)
+    padded = transformer(inputs["parameters"], rows, attention_mask=real, **options)
+    (logits, aux), (every, balance) = (map(np.asarray, result[:2]) for result in (alone, padded))
+    return [logits, aux, every[real == 1].reshape(logits.shape), balance, every]
+
+
+@law("transformer", "TRANSFORMER-4")
+def padding_is_not_seen(transformer: Function) -> str | None:
+    """Pad rows, and add one of padding: the real tokens' logits are those of the rows alone."""
+    logits, _, padded, *_ = alone_and_padded(transformer)
+    return apart("beside padding the logits are", "those of the rows alone", found=padded, wanted=logits)
+
+
+@law("transformer", "TRANSFORMER-9")
+def padding_does_not_count(transformer: Function) -> str | None:
+    """Pad rows, and add one of padding: the balance loss is that of the rows alone."""
+    _, aux, _, balance, _ = alone_and_padded(transformer, 1)
+    return apart("beside padding the balance loss is", "that of the rows alone", found=balance, wanted=aux)
+
+
+@law("transformer", "TRANSFORMER-14")
+def padding_is_finite(transformer: Function) -> str | None:
+    """Pad rows, and add one of padding: every logit is finite, also where a token sees nothing."""
+    return None if np.isfinite(alone_and_padded(transformer)[-1]).all() else "there are logits that are not finite"
 
 
 @law("training.step", "TRAINING-8")

@@ -29,6 +29,8 @@ class Network:
     ) -> Any:
         """MiniMindForCausalLM, with the head width that the case has."""
         fields = vars(config) if hasattr(config, "__dict__") and not isinstance(config, dict) else dict(config)
+        counts = not fields["use_moe"] or fields["aux_loss_counts_padding"]
+        offered(counts or attention_mask is None or bool(attention_mask.all()), "padding counts in its balance loss")
         module = self.built(fields)
         past = None if cache is None else [(keys, values) for keys, values in cache]
         options = {"attention_mask": attention_mask, "past_key_values": past}
