@@ -40,14 +40,6 @@ def first_update(s: Seeds) -> Drawn:
     return Drawn(given, options, NEW, profiles=("float64", "float32", "bfloat16"))
 
 
-@generator("adamw.step", "ADAMW-1", "ADAMW-6")
-def single_number(s: Seeds) -> Drawn:
-    """A parameter without axes, as a learnt temperature is."""
-    given = {"param": s.draw(), "grad": s.draw(), "mean": s.draw(), "square": s.draw(structure="positive")}
-    options = {"step": 3, "lr": 2.0**-5, "beta1": 0.75, "beta2": 0.875, "eps": 2.0**-20, "weight_decay": 0.25}
-    return Drawn(given, options, NEW, profiles=("float64", "float32"))
-
-
 @generator("cosine_schedule", "COSINE_SCHEDULE-1", "COSINE_SCHEDULE-3", "COSINE_SCHEDULE-5", "COSINE_SCHEDULE-6")
 def anywhere(s: Seeds) -> Drawn:
     """A step anywhere in a run of its own length, warm-up included."""

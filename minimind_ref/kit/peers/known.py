@@ -142,7 +142,7 @@ FINDINGS = (
         {"MiniMind2 training functions": issue("jingyaogong/minimind", 298)},
     ),
     Finding(
-        "M10", "a message's role is its place: a system message is read as a user's, and what a user says as an answer",
-        {("MiniMind2 conversations", "sft_mask"): ids("CHAT_TEMPLATE", 2)},
+        "M10", "a top_k above the vocabulary raises",
+        {("MiniMind-3 generate", "filter_logits"): ids("SAMPLING", 4)},
     ),
 )  # fmt: skip
